@@ -1,0 +1,3 @@
+project = "trio_broadway_kafka"
+extensions = ["myst_parser"]
+html_theme = "furo"

