@@ -1,0 +1,91 @@
+"""What every test of the suite begins with: a topic, a group, and members that run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import trio
+
+from tests.contract._recorder import Member
+from tests.contract._systems import Store
+from trio_broadway_kafka._kafka._client import KafkaClient, Session, TopicPartition
+
+__all__ = ["Scene"]
+
+
+class Scene:
+    """A Kafka with a topic and a group that no other test uses.
+
+    Attributes:
+        topic: made by `create`.
+    """
+
+    def __init__(self, store: Store, nursery: trio.Nursery) -> None:
+        self.store = store
+        self.patience = store.patience
+        self.slack = store.slack
+        self.topic = f"topic-{uuid.uuid4().hex[:12]}"
+        self.group = f"group-{uuid.uuid4().hex[:12]}"
+        self._nursery = nursery
+        self._members: list[Member] = []
+
+    def partition(self, number: int) -> TopicPartition:
+        """A partition of the topic."""
+        return TopicPartition(self.topic, number)
+
+    async def create(self, partitions: int = 1) -> None:
+        """Make the topic."""
+        await self.store.create_topic(self.topic, partitions)
+
+    async def produce(self, partition: int, *values: bytes | None) -> None:
+        """Append records to a partition of the topic."""
+        await self.store.produce(self.topic, partition, *values)
+
+    async def committed(self, partition: int) -> int | None:
+        """The group's committed offset of a partition, as an outsider sees it."""
+        return await self.store.committed(self.topic, partition, self.group)
+
+    def new_client(self) -> KafkaClient:
+        """A client of the group that does not run yet."""
+        return self.store.client(self.group)
+
+    async def start(
+        self,
+        *,
+        topics: Sequence[str] | None = None,
+        revoke_timeout: float = 20.0,
+        create_topics: bool = False,
+    ) -> Member:
+        """Start another member of the group, subscribed to the topic."""
+        session = Session(
+            topics=tuple(topics or [self.topic]),
+            revoke_timeout=revoke_timeout,
+            create_topics=create_topics,
+        )
+        member = Member(self.new_client(), patience=self.patience)
+        with trio.fail_after(self.patience):
+            await self._nursery.start(self._run, member, session)
+        self._members.append(member)
+        return member
+
+    async def start_owner(self, partitions: int) -> Member:
+        """Make the topic, and start a member that owns all of it."""
+        await self.create(partitions)
+        member = await self.start()
+        await member.owns(partitions)
+        return member
+
+    async def close(self) -> None:
+        """Stop the members, so that a real one leaves its group at once."""
+        for member in self._members:
+            member.client.stop()
+        with trio.fail_after(self.patience):
+            for member in self._members:
+                await member.closed.wait()
+
+    async def _run(
+        self, member: Member, session: Session, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        await member.client.run(member.events, session, task_status=task_status)
+        member.closed.set()

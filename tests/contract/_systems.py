@@ -1,0 +1,196 @@
+"""The two kinds of Kafka that the suite runs on, and what a test needs of either."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import trio
+from confluent_kafka import Consumer, Producer, TopicPartition as ConfluentPartition
+
+from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka.testing._fake_broker import FakeBroker
+
+__all__ = ["FakeKafka", "RealKafka", "Store"]
+
+
+class Store(Protocol):
+    """A Kafka as seen from outside of the clients.
+
+    Attributes:
+        patience: seconds within which anything that has to happen must.
+        slack: seconds that a timed thing may take longer than it has to.
+    """
+
+    patience: float
+    slack: float
+
+    def client(self, group: str) -> KafkaClient: ...
+
+    def client_without_broker(self, group: str) -> tuple[KafkaClient, str]:
+        """A client whose broker is not there, and the address it looks for it at."""
+        ...
+
+    async def create_topic(self, topic: str, partitions: int) -> None: ...
+
+    async def produce(
+        self,
+        topic: str,
+        partition: int,
+        *values: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp: int | None = None,
+    ) -> None: ...
+
+    async def abort_transaction(self, topic: str, partition: int) -> None:
+        """Leave an aborted record and a control record: two offsets, nothing to read."""
+        ...
+
+    async def committed(self, topic: str, partition: int, group: str) -> int | None: ...
+
+
+class FakeKafka:
+    """`FakeBroker`, where nothing takes longer than it has to."""
+
+    patience = 100.0
+    slack = 0.0
+
+    def __init__(self) -> None:
+        self.broker = FakeBroker()
+
+    def client(self, group: str) -> KafkaClient:
+        return self.broker.client(group)
+
+    def client_without_broker(self, group: str) -> tuple[KafkaClient, str]:
+        elsewhere = FakeBroker()
+        elsewhere.stop()
+        return elsewhere.client(group), elsewhere.bootstrap
+
+    async def create_topic(self, topic: str, partitions: int) -> None:
+        self.broker.create_topic(topic, partitions)
+
+    async def produce(
+        self,
+        topic: str,
+        partition: int,
+        *values: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp: int | None = None,
+    ) -> None:
+        self.broker.produce(
+            topic,
+            *values,
+            partition=partition,
+            key=key,
+            headers=headers,
+            timestamp=timestamp,
+        )
+
+    async def abort_transaction(self, topic: str, partition: int) -> None:
+        self.broker.gap(topic, partition, 1)
+        self.broker.control_record(topic, partition)
+
+    async def committed(self, topic: str, partition: int, group: str) -> int | None:
+        return self.broker.committed(topic, partition, group)
+
+
+class RealKafka:
+    """An Apache Kafka, under one of the two group protocols."""
+
+    # A takeover under KIP-848 takes a heartbeat or two of 5 s.
+    patience = 40.0
+    slack = 20.0
+
+    def __init__(self, bootstrap: str, *, protocol: str) -> None:
+        self._bootstrap = bootstrap
+        self._protocol = protocol
+
+    def client(self, group: str) -> KafkaClient:
+        return self._client(group, self._bootstrap)
+
+    def client_without_broker(self, group: str) -> tuple[KafkaClient, str]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        bootstrap = f"127.0.0.1:{port}"
+        return self._client(group, bootstrap), bootstrap
+
+    def _client(self, group: str, bootstrap: str) -> KafkaClient:
+        # Not at the top: the suite runs on the fake wherever this can't be imported.
+        from trio_broadway_kafka._kafka._confluent import ConfluentClient
+
+        return ConfluentClient(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": group,
+                "group.protocol": self._protocol,
+                "auto.offset.reset": "earliest",
+            }
+        )
+
+    async def create_topic(self, topic: str, partitions: int) -> None:
+        from trio_broadway_kafka.testing._topics import create_topic
+
+        await trio.to_thread.run_sync(
+            lambda: create_topic(
+                self._bootstrap, topic, partitions=partitions, config={}, timeout=30.0
+            )
+        )
+
+    async def produce(
+        self,
+        topic: str,
+        partition: int,
+        *values: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp: int | None = None,
+    ) -> None:
+        options: dict[str, Any] = {} if timestamp is None else {"timestamp": timestamp}
+
+        def produce() -> None:
+            producer = Producer({"bootstrap.servers": self._bootstrap})
+            for value in values:
+                producer.produce(
+                    topic,
+                    value=value,
+                    key=key,
+                    partition=partition,
+                    headers=list(headers),
+                    **options,
+                )
+            assert producer.flush(30.0) == 0
+
+        await trio.to_thread.run_sync(produce)
+
+    async def abort_transaction(self, topic: str, partition: int) -> None:
+        def abort() -> None:
+            producer = Producer(
+                {
+                    "bootstrap.servers": self._bootstrap,
+                    "transactional.id": uuid.uuid4().hex,
+                }
+            )
+            producer.init_transactions(30.0)
+            producer.begin_transaction()
+            producer.produce(topic, value=b"aborted", partition=partition)
+            # Else it might never leave this producer, and nothing would be aborted.
+            assert producer.flush(30.0) == 0
+            producer.abort_transaction(30.0)
+
+        await trio.to_thread.run_sync(abort)
+
+    async def committed(self, topic: str, partition: int, group: str) -> int | None:
+        def committed() -> int | None:
+            consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": group})
+            try:
+                [found] = consumer.committed([ConfluentPartition(topic, partition)], 30.0)
+            finally:
+                consumer.close()
+            assert found.error is None
+            return int(found.offset) if found.offset >= 0 else None
+
+        return await trio.to_thread.run_sync(committed)

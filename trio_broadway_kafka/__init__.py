@@ -1,0 +1,32 @@
+"""Process Kafka with trio: structured concurrency, back-pressure, ordered commits."""
+
+from trio_broadway_kafka._model._errors import (
+    BroadwayKafkaError,
+    ConfigError,
+    KafkaFailure,
+    MessageFailed,
+    PipelineBug,
+)
+from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._model._policies import Skip, Stop
+from trio_broadway_kafka._model._statistics import PartitionStatistics, PipelineStatistics
+from trio_broadway_kafka._pipeline import Pipeline, open_pipeline
+from trio_broadway_kafka._run import run_pipeline
+
+__all__ = [
+    "BroadwayKafkaError",
+    "ConfigError",
+    "KafkaFailure",
+    "Message",
+    "MessageFailed",
+    "PartitionStatistics",
+    "Pipeline",
+    "PipelineBug",
+    "PipelineStatistics",
+    "Skip",
+    "Stages",
+    "Stop",
+    "open_pipeline",
+    "run_pipeline",
+]

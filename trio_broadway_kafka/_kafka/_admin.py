@@ -1,0 +1,146 @@
+"""Topics and offsets asked of the brokers by a client that does not consume.
+
+At the end of a log a fetching consumer answers such questions only after 500 ms: its
+requests wait behind its fetch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Final
+
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition as Native
+from confluent_kafka.admin import (
+    AdminClient,
+    ListOffsetsResultInfo,
+    NewTopic,
+    OffsetSpec,
+)
+
+from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._kafka._config import ClientConfig
+from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._translate import error_of, failure
+from trio_broadway_kafka._model._errors import KafkaFailure
+
+__all__ = ["Admin"]
+
+REQUEST_TIMEOUT: Final = 30.0
+"""Seconds until a request fails in which no broker answered."""
+
+Ends = dict[TopicPartition, int]
+
+
+class Admin:
+    """The AdminClient of one client, made when it is first needed. Thread-safe."""
+
+    def __init__(self, config: ClientConfig, reports: Reports) -> None:
+        self._config = config
+        self._reports = reports
+        self._lock = threading.Lock()
+        self._client: AdminClient | None = None
+        self._closed = False
+
+    def connect(self) -> AdminClient:
+        """Make the AdminClient. With an ``oauth_cb`` this waits for its token: not in trio."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("closed")
+            if self._client is None:
+                keys = self._config.admin()
+                callbacks = self._reports.callbacks()
+                if "oauth_cb" in callbacks:
+                    keys["oauth_cb"] = callbacks["oauth_cb"]
+                try:
+                    self._client = AdminClient(keys)
+                except KafkaException as error:
+                    where = f"connecting to {self._config.address}"
+                    raise failure(error_of(error), where) from None
+            return self._client
+
+    def close(self) -> None:
+        """Drop the client; its requests end unanswered."""
+        with self._lock:
+            self._closed = True
+            self._client = None
+
+    def create_topics(self, names: Sequence[str], timeout: float) -> None:
+        """Make topics with the broker's defaults; those that exist are left alone. Blocks.
+
+        Raises:
+            KafkaFailure: the broker refused, naming the topic.
+        """
+        futures = self.connect().create_topics(
+            [NewTopic(name) for name in names],
+            operation_timeout=timeout,
+            request_timeout=timeout,
+        )
+        for name, future in futures.items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error_of(error).name() != "TOPIC_ALREADY_EXISTS":
+                    raise failure(error_of(error), f"creating topic {name!r}") from None
+
+    def end_offsets(
+        self,
+        partitions: Iterable[TopicPartition],
+        done: Callable[[Ends | BaseException], object],
+    ) -> None:
+        """Ask for the ends; `done` is called once, in any thread, with them or an error."""
+        level = (
+            IsolationLevel.READ_COMMITTED
+            if self._config.read_committed
+            else IsolationLevel.READ_UNCOMMITTED
+        )
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        futures = self.connect().list_offsets(
+            {Native(*place): latest for place in partitions},
+            isolation_level=level,
+            request_timeout=REQUEST_TIMEOUT,
+        )
+        _Gather(futures, done)
+
+
+class _Gather:
+    """Calls `done` once, when all futures have their results."""
+
+    def __init__(
+        self,
+        futures: dict[Native, Future[ListOffsetsResultInfo]],
+        done: Callable[[Ends | BaseException], object],
+    ) -> None:
+        self._lock = threading.Lock()
+        self._left = len(futures)
+        self._ends: Ends = {}
+        self._error: BaseException | None = None
+        self._done = done
+        for native, future in futures.items():
+            place = TopicPartition(native.topic, native.partition)
+            future.add_done_callback(lambda f, place=place: self._one(place, f))  # type: ignore[misc]
+
+    def _one(self, place: TopicPartition, future: Future[ListOffsetsResultInfo]) -> None:
+        error = future.exception()
+        with self._lock:
+            if isinstance(error, KafkaException):
+                where = f"asking for the end of {place.topic} [{place.partition}]"
+                self._error = self._error or failure(error_of(error), where)
+            elif error is not None:
+                self._error = self._error or error
+            else:
+                self._ends[place] = future.result().offset
+            self._left -= 1
+            if self._left:
+                return
+        self._done(self._error or self._ends)
+
+
+def unknown_topics(names: Sequence[str], address: str) -> KafkaFailure:
+    """The failure for named topics that don't exist."""
+    listed = ", ".join(repr(name) for name in names)
+    return KafkaFailure(
+        f"no topic {listed} at {address}: check the name, make it, or give create_topics=True",
+        code="UNKNOWN_TOPIC_OR_PART",
+    )

@@ -1,0 +1,277 @@
+"""`ConfluentClient`: a real Kafka as a `KafkaClient`, seen from trio's thread.
+
+::
+
+    trio's thread                                     the feeder's thread
+    fetch, pause, commit, release  ──  commands  ──▶  applied between polls
+    events, answers  ◀──  run_sync_soon, one a fetch  ──  poll, consume, callbacks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import Final, Generic, TypeVar, cast
+
+import trio
+
+from trio_broadway_kafka._kafka._admin import Admin
+from trio_broadway_kafka._kafka._client import (
+    AssignedPartition,
+    ClientEvents,
+    OffsetCommit,
+    Session,
+    TopicPartition,
+)
+from trio_broadway_kafka._kafka._commits import Commit
+from trio_broadway_kafka._kafka._config import ClientConfig
+from trio_broadway_kafka._kafka._feeder import Command, Feeder
+from trio_broadway_kafka._kafka._opening import Opening
+from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._model._errors import KafkaFailure
+
+__all__ = ["ConfluentClient"]
+
+MAX_FETCH: Final = 1_000_000
+"""consume() refuses more."""
+
+T = TypeVar("T")
+
+
+class ConfluentClient:
+    """One member of a consumer group: a `KafkaClient` on confluent-kafka. It runs once.
+
+    Args:
+        kafka: librdkafka's keys, passed on except for those that the library owns.
+
+    Raises:
+        ConfigError: a key is missing, unknown or owned, or its value is refused. Nothing
+            has been connected to.
+    """
+
+    def __init__(self, kafka: Mapping[str, object]) -> None:
+        self._config = ClientConfig(kafka)
+        self._reports = Reports(self._config, self._fail)
+        self._admin = Admin(self._config, self._reports)
+        self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._waiters: set[_Waiter[object]] = set()
+        self._feeder: Feeder | None = None
+        self._events: ClientEvents | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._closing = trio.CancelScope()
+        self._close_timeout = 0.0
+        self._stopped = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._feeder else "not running"
+        return f"<ConfluentClient, {state}, {self._config!r}>"
+
+    def check(self, session: Session) -> None:
+        """Check `session` against the configuration, as `run` does first.
+
+        Raises:
+            ConfigError: ``revoke_timeout`` is not below ``max.poll.interval.ms``.
+        """
+        self._config.check(session)
+
+    async def run(
+        self,
+        events: ClientEvents,
+        session: Session,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """See `KafkaClient.run`. After `stop`, a close that takes longer than
+        ``close_timeout`` is abandoned and logged.
+        """
+        self.check(session)
+        if self._events is not None:
+            raise RuntimeError("a client runs once")
+        self._events = events
+        self._token = trio.lowlevel.current_trio_token()
+        self._close_timeout = session.close_timeout
+        # Threads of our own: with the program's forty all taken we could not be stopped.
+        limiter = trio.CapacityLimiter(1)
+        try:
+            with self._closing:
+                feeder = await self._connect(events, session, limiter)
+                if feeder is None:
+                    return
+                self._feeder = feeder
+                task_status.started()
+                await trio.to_thread.run_sync(
+                    feeder.run, abandon_on_cancel=True, limiter=limiter
+                )
+            if self._closing.cancelled_caught:
+                logger.warning(
+                    "closing took longer than close_timeout=%g s: left to its own thread",
+                    session.close_timeout,
+                )
+        finally:
+            self._close()
+
+    def fetch(self, count: int) -> None:
+        """See `KafkaClient.fetch`."""
+        count = min(count, MAX_FETCH)
+        self._commands.put(lambda feeder: feeder.fetch(count))
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `KafkaClient.pause`."""
+        places = tuple(partitions)
+        self._commands.put(lambda feeder: feeder.pause(places))
+
+    def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
+        """See `KafkaClient.resume`."""
+        copy = dict(positions)
+        self._commands.put(lambda feeder: feeder.resume(copy))
+
+    async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
+        """See `KafkaClient.commit`. One that is cancelled before it was sent is not sent."""
+        waiter: _Waiter[Sequence[OffsetCommit]] = _Waiter()
+        commit = Commit(tuple(offsets), partial(self._post, waiter.settle))
+        self._check_open()
+        self._commands.put(lambda feeder: feeder.commit(commit))
+        try:
+            return await self._wait(waiter)
+        finally:
+            commit.wanted = False
+
+    def release(
+        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+    ) -> None:
+        """See `KafkaClient.release`."""
+        self._commands.put(lambda feeder: feeder.release(partitions, offsets))
+
+    async def end_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """See `KafkaClient.end_offsets`. May be called before `run`."""
+        self._check_open()
+        self._token = trio.lowlevel.current_trio_token()
+        await trio.to_thread.run_sync(
+            self._admin.connect, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
+        self._check_open()
+        if not partitions:
+            return {}
+        waiter: _Waiter[dict[TopicPartition, int]] = _Waiter()
+        self._admin.end_offsets(partitions, partial(self._post, waiter.settle))
+        return await self._wait(waiter)
+
+    def stop(self) -> None:
+        """See `KafkaClient.stop`."""
+        if not self._stopped:
+            self._stopped = True
+            self._closing.deadline = trio.current_time() + self._close_timeout
+            self._commands.put(Feeder.stop)
+
+    async def _connect(
+        self, events: ClientEvents, session: Session, limiter: trio.CapacityLimiter
+    ) -> Feeder | None:
+        # The thread keeps the time, but one call of librdkafka does not let it: with an
+        # oauth_cb a consumer is made in up to 10 s.
+        with trio.move_on_after(session.open_timeout + 1):
+            return await trio.to_thread.run_sync(
+                self._open, events, session, abandon_on_cancel=True, limiter=limiter
+            )
+        raise KafkaFailure(
+            f"connecting to {self._config.address} took longer than"
+            f" open_timeout={session.open_timeout:g} s",
+            code="_TIMED_OUT",
+            retriable=True,
+        )
+
+    # -- in the thread
+
+    def _open(self, events: ClientEvents, session: Session) -> Feeder | None:
+        opening = Opening(
+            self._config,
+            session,
+            self._reports,
+            self._admin,
+            lambda: self._stopped or self._closed,
+        )
+        on_commit = self._reports.guard(self._on_commit, None)
+        consumer = opening.consumer(on_commit=on_commit)
+        if consumer is None:
+            return None
+        return Feeder(
+            consumer,
+            self._commands,
+            session,
+            events,
+            self._reports,
+            self._post,
+            first_offset=self._config.first_offset,
+        )
+
+    def _on_commit(self, error: object, partitions: object) -> None:
+        if self._feeder is not None:
+            self._feeder.on_commit(error, partitions)
+
+    def _fail(self, error: BaseException) -> None:
+        # What happens while opening is raised by `run`.
+        if self._feeder is not None and self._events is not None:
+            self._post(self._events.failed, error)
+
+    def _post(self, function: Callable[..., None], *args: object) -> bool:
+        """Call `function` in trio's thread, soon and in order; False if trio has ended."""
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self._call, function, args)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    # -- in trio's thread
+
+    def _call(self, function: Callable[..., None], args: tuple[object, ...]) -> None:
+        if self._closed:
+            return
+        try:
+            function(*args)
+        except BaseException as error:
+            # Out of here it would be a TrioInternalError.
+            logger.exception("%r raised", function)
+            if self._events is not None and function != self._events.failed:
+                self._call(self._events.failed, (error,))
+
+    async def _wait(self, waiter: _Waiter[T]) -> T:
+        self._waiters.add(waiter)  # type: ignore[arg-type]
+        try:
+            await waiter.event.wait()
+        finally:
+            self._waiters.discard(waiter)
+        return waiter.outcome()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the client is closed")
+
+    def _close(self) -> None:
+        """Nothing is reported from here on; a thread that was abandoned ends by itself."""
+        self._closed = True
+        self._commands.put(Feeder.stop)
+        for waiter in self._waiters:
+            waiter.settle(trio.ClosedResourceError("the client was closed"))
+        self._admin.close()
+
+
+class _Waiter(Generic[T]):
+    """An answer that comes once, or an exception in its place."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self._result: T | BaseException | None = None
+
+    def settle(self, result: T | BaseException) -> None:
+        if not self.event.is_set():
+            self._result = result
+            self.event.set()
+
+    def outcome(self) -> T:
+        if isinstance(self._result, BaseException):
+            raise self._result
+        return cast(T, self._result)

@@ -1,0 +1,64 @@
+"""Errors of librdkafka as `KafkaFailure`, and which of them may pass or never will."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+
+from trio_broadway_kafka._model._errors import KafkaFailure
+
+__all__ = ["DEADLY", "OUTAGE", "REFUSED", "error_of", "failure", "is_retriable"]
+
+OUTAGE: Final = frozenset({
+    "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
+    "_WAIT_COORD", "NETWORK_EXCEPTION", "REQUEST_TIMED_OUT",
+})  # fmt: skip
+"""The broker or the way to it is away: waited out."""
+
+REFUSED: Final = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL"})
+"""The broker answered and did not let us in."""
+
+DEADLY: Final = frozenset({
+    "_AUTO_OFFSET_RESET", "_FATAL", "CLUSTER_AUTHORIZATION_FAILED", "FENCED_INSTANCE_ID",
+    "GROUP_AUTHORIZATION_FAILED", "GROUP_MAX_SIZE_REACHED", "INCONSISTENT_GROUP_PROTOCOL",
+    "INVALID_GROUP_ID", "INVALID_REGULAR_EXPRESSION", "INVALID_SESSION_TIMEOUT",
+    "TOPIC_AUTHORIZATION_FAILED", "UNRELEASED_INSTANCE_ID", "UNSUPPORTED_ASSIGNOR",
+    "UNSUPPORTED_VERSION",
+})  # fmt: skip
+"""Reading can't go on until somebody changes something outside.
+
+``_FATAL`` is named here because of a message's fatal error only the name tells: its
+``fatal()`` is False.
+"""
+
+_RETRIABLE: Final = OUTAGE | frozenset({
+    "_IN_PROGRESS", "_PREV_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS",
+    "COORDINATOR_NOT_AVAILABLE", "LEADER_NOT_AVAILABLE", "NOT_COORDINATOR",
+    "NOT_LEADER_FOR_PARTITION", "OFFSET_NOT_AVAILABLE", "UNSTABLE_OFFSET_COMMIT",
+    # A poll lets the client catch up with its group; then the same commit succeeds.
+    "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH",
+})  # fmt: skip
+
+
+def is_retriable(error: KafkaError) -> bool:
+    """Whether the same request may succeed later.
+
+    ``KafkaError.retriable()`` is only set by librdkafka's newer calls: for what a commit
+    or a query returns it is always False, so the names decide
+    (https://kafka.apache.org/protocol#protocol_error_codes).
+    """
+    return error.retriable() or error.name() in _RETRIABLE
+
+
+def failure(error: KafkaError, doing: str) -> KafkaFailure:
+    """Describe `error`, met while `doing`."""
+    text = f"{doing}: {error.str()} ({error.name()})"
+    return KafkaFailure(text, code=error.name(), retriable=is_retriable(error))
+
+
+def error_of(exception: KafkaException) -> KafkaError:
+    """The `KafkaError` that a `KafkaException` carries as its only argument."""
+    error = exception.args[0]
+    assert isinstance(error, KafkaError)
+    return error

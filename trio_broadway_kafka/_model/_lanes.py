@@ -1,0 +1,349 @@
+"""Which message may be taken next: order within a lane, no order between lanes.
+
+Messages of one lane are handled one at a time in offset order. Processors pull: they
+`acquire` a segment and take messages from its iterator, one at a time, so that nothing
+waits behind a busy processor while another is idle. Pure: the processors' loop (and
+tests, with plain coroutines) drive it.
+
+| ordering | a lane is | how it is kept |
+|---|---|---|
+| unordered | each message | all take from the same segment |
+| partition | (topic, partition) | a processor owns a partition's segment to its end |
+| key, function | (topic, partition, key), or what the function returns | see `KeyedLanes` |
+
+A partition that is blocked (its messages wait for a lane) keeps at most its share here, so
+that the others go on: see `blocked` and `truncate`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from typing import Any, Protocol
+
+from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+
+__all__ = ["KeyedLanes", "Lanes", "PartitionLanes", "UnorderedLanes"]
+
+_Address = tuple[str, int]
+
+
+class Lanes(Protocol):
+    """What the orderings have in common."""
+
+    def add(self, segment: Segment) -> None:
+        """Take in a segment that arrived."""
+
+    def acquire(self) -> Segment | None:
+        """A segment to take messages from, None if nothing can be taken now."""
+
+    def release(self, segment: Segment) -> None:
+        """Give back what `acquire` gave, whether or not it is exhausted."""
+
+    def put_back(self, segment: Segment, raw: Any, index: int) -> None:
+        """A message was taken and cut off before it finished: it is the next of its lane.
+
+        Call it before `release`.
+        """
+
+    def has_more_than(self, count: int) -> bool:
+        """Whether more than `count` messages can be taken now."""
+
+    def blocked(self, partition: PartitionOffsets) -> int:
+        """How many messages of `partition` wait for a lane, so that no processor can take
+        them however many are idle."""
+
+    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
+        """Forget the last blocked messages of `partition`, down to `keep` of them if
+        possible; they are to be fetched again."""
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        """Drop what has not started of `partition`; it will not be handled in this epoch.
+
+        What is being handled keeps its lane until it ends, in later epochs too.
+        """
+
+
+def _without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[Segment]:
+    """The segments of other partitions; those of `partition` are dropped."""
+    others: deque[Segment] = deque()
+    for segment in segments:
+        if segment.partition is partition:
+            partition.drop(segment)
+        else:
+            others.append(segment)
+    return others
+
+
+def _truncate(segments: deque[Segment], partition: PartitionOffsets, excess: int) -> int:
+    """Forget the last `excess` messages, or as many as lie behind all that were taken.
+
+    Returns how many are left to forget; 0 too if no more may be forgotten.
+    """
+    while excess > 0 and segments:
+        segment = segments[-1]
+        excess -= partition.truncate(segment, excess)
+        if segment.untaken:
+            return 0
+        segments.pop()
+    return excess
+
+
+class UnorderedLanes:
+    """Every message is a lane: all processors take from the first segment.
+
+    Attributes:
+        ready: the segments that messages can be taken from; those of one partition in order.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[Segment] = deque()
+
+    def add(self, segment: Segment) -> None:
+        partition = segment.partition
+        (partition.aside if partition.held else self.ready).append(segment)
+
+    def acquire(self) -> Segment | None:
+        ready = self.ready
+        while ready:
+            if ready[0].untaken:
+                return ready[0]
+            ready.popleft().exhaust()  # lets its messages go
+        return None
+
+    def release(self, segment: Segment) -> None:
+        pass  # nobody owns a shared segment
+
+    def put_back(self, segment: Segment, raw: Any, index: int) -> None:
+        segment.put_back([(raw, index)])
+        queue = segment.partition.aside if segment.partition.held else self.ready
+        if segment not in queue:
+            queue.appendleft(segment)
+
+    def has_more_than(self, count: int) -> bool:
+        for segment in self.ready:
+            count -= segment.untaken
+            if count < 0:
+                return True
+        return False
+
+    def blocked(self, partition: PartitionOffsets) -> int:
+        return partition.parked + sum(s.untaken for s in partition.aside)
+
+    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
+        _truncate(partition.aside, partition, self.blocked(partition) - keep)
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        partition.draining = True
+        self.ready = _without(self.ready, partition)
+        partition.aside = _without(partition.aside, partition)
+
+    def hold(self, partition: PartitionOffsets) -> None:
+        """Set the partition's segments aside: nobody takes from them until `let_go`."""
+        if partition.held:
+            return
+        partition.held = True
+        kept: deque[Segment] = deque()
+        for segment in self.ready:
+            if segment.partition is partition:
+                segment.put_back(())  # whoever holds its iterator finds it exhausted
+                partition.aside.append(segment)
+            else:
+                kept.append(segment)
+        self.ready = kept
+
+    def let_go(self, partition: PartitionOffsets) -> None:
+        """Take the partition's segments back in."""
+        if partition.held:
+            partition.held = False
+            self.ready.extend(partition.aside)
+            partition.aside.clear()
+
+
+class PartitionLanes:
+    """A partition is a lane: whoever acquired its segment owns it until the release."""
+
+    def __init__(self) -> None:
+        # A partition's first segment is in `_ready` exactly when nobody owns the
+        # partition. Ownership outlives epochs: a handler that resists its cancellation
+        # keeps the lane shut.
+        self._queues: dict[_Address, deque[Segment]] = {}
+        self._owned: dict[_Address, Segment] = {}
+        self._ready: deque[Segment] = deque()
+
+    def add(self, segment: Segment) -> None:
+        address = (segment.partition.topic, segment.partition.partition)
+        queue = self._queues.get(address)
+        if queue is None:
+            queue = self._queues[address] = deque()
+        queue.append(segment)
+        if len(queue) == 1 and address not in self._owned:
+            self._ready.append(segment)
+
+    def acquire(self) -> Segment | None:
+        if not self._ready:
+            return None
+        segment = self._ready.popleft()
+        address = (segment.partition.topic, segment.partition.partition)
+        self._queues[address].popleft()
+        self._owned[address] = segment
+        return segment
+
+    def release(self, segment: Segment) -> None:
+        address = (segment.partition.topic, segment.partition.partition)
+        del self._owned[address]
+        queue = self._queues[address]
+        if segment.untaken:
+            queue.appendleft(segment)
+        else:
+            segment.exhaust()  # lets its messages go
+        if queue:
+            self._ready.append(queue[0])
+
+    def put_back(self, segment: Segment, raw: Any, index: int) -> None:
+        segment.put_back([(raw, index)])
+
+    def has_more_than(self, count: int) -> bool:
+        for segment in self._ready:
+            count -= segment.untaken
+            if count < 0:
+                return True
+        return False
+
+    def blocked(self, partition: PartitionOffsets) -> int:
+        address = (partition.topic, partition.partition)
+        owned = self._owned.get(address)
+        if owned is None:
+            return 0
+        return owned.untaken + sum(s.untaken for s in self._queues[address])
+
+    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
+        address = (partition.topic, partition.partition)
+        owned = self._owned.get(address)
+        if owned is None:
+            return
+        excess = self.blocked(partition) - keep
+        excess = _truncate(self._queues[address], partition, excess)
+        if excess > 0 and owned.partition is partition:
+            partition.truncate(owned, excess)
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        partition.draining = True
+        address = (partition.topic, partition.partition)
+        owned = self._owned.get(address)
+        if owned is not None and owned.partition is partition:
+            partition.drop(owned)
+        queue = self._queues.get(address)
+        if queue:
+            if owned is None:
+                self._ready.remove(queue[0])
+            self._queues[address] = queue = _without(queue, partition)
+            if queue and owned is None:
+                self._ready.append(queue[0])
+
+
+class _Holder(Protocol):
+    """Whoever is handling a message whose lane is not entered yet."""
+
+    busy: dict[Hashable, Any]
+    lane: Hashable
+
+
+class KeyedLanes(UnorderedLanes):
+    """A key is a lane: it is entered in ``busy`` only when its handler suspends.
+
+    All processors take from the same segment. The lane that is being handled is `hot`: it
+    belongs to the processor that runs. Whoever takes the next message while `hot` is set
+    knows that its handler is suspended, and only then enters that lane among the busy
+    ones. A handler that never suspends never touches a dict. A message of a busy lane is
+    parked on the lane; whoever finishes the lane goes on with what is parked there.
+
+    The rules the loop in ``_stages/_processor.py`` keeps:
+
+    - no await between taking a message and entering its lane;
+    - `hot` is cleared by its owner, or by who enters it among the busy, by nobody else;
+    - a lane is left by `leave`, and only when its message is settled.
+
+    Attributes:
+        hot: who handles a message whose lane is not among the busy, None if nobody does.
+        waiting: busy lanes with parked messages that no processor is going on with.
+        share: how many messages of one partition may be parked before the whole partition
+            is held.
+    """
+
+    def __init__(self, *, share: int, per_partition: bool = True) -> None:
+        super().__init__()
+        self.share = share
+        self.hot: _Holder | None = None
+        self.waiting: deque[tuple[dict[Hashable, Any], Hashable]] = deque()
+        # Busy lanes: None, or the deque of what is parked there. The dicts outlive
+        # epochs, so that a handler which resists its cancellation keeps its lane shut.
+        self._per_partition = per_partition
+        self._busy: dict[_Address | None, dict[Hashable, Any]] = {}
+
+    def add(self, segment: Segment) -> None:
+        segment.busy = self._busy_of(segment.partition)
+        super().add(segment)
+
+    def _busy_of(self, partition: PartitionOffsets) -> dict[Hashable, Any]:
+        address = (partition.topic, partition.partition) if self._per_partition else None
+        busy = self._busy.get(address)
+        if busy is None:
+            busy = self._busy[address] = {}
+        return busy
+
+    def park(self, segment: Segment, raw: Any, index: int, lane: Hashable) -> bool:
+        """Park a message whose lane is busy.
+
+        Returns False if too many of its partition are parked: then the message is put
+        back and the whole partition is held until half of them are gone.
+        """
+        partition = segment.partition
+        if partition.parked >= self.share:
+            segment.put_back([(raw, index)])
+            if segment not in self.ready:
+                self.ready.appendleft(segment)
+            self.hold(partition)
+            return False
+        busy = segment.busy
+        parked = busy[lane]
+        if parked is None:
+            parked = busy[lane] = deque()
+        parked.append((segment, raw, index))
+        partition.parked += 1
+        return True
+
+    def next_parked(
+        self, busy: dict[Hashable, Any], lane: Hashable
+    ) -> tuple[Segment, Any, int] | None:
+        """The next message of a busy lane; None frees the lane."""
+        parked = busy[lane]
+        if not parked:
+            del busy[lane]
+            return None
+        item: tuple[Segment, Any, int] = parked.popleft()
+        partition = item[0].partition
+        partition.parked -= 1
+        if partition.held and partition.parked <= self.share // 2:
+            self.let_go(partition)
+        return item
+
+    def put_back_parked(
+        self, busy: dict[Hashable, Any], lane: Hashable, segment: Segment, raw: Any, index: int
+    ) -> None:
+        """A message was cut off: it is the next of its busy lane."""
+        parked = busy.get(lane)
+        if parked is None:
+            parked = busy[lane] = deque()
+        parked.appendleft((segment, raw, index))
+        segment.partition.parked += 1
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        super().drop(partition)
+        for parked in self._busy_of(partition).values():
+            if parked:
+                kept = [item for item in parked if item[0].partition is not partition]
+                partition.note_dropped(len(parked) - len(kept))
+                parked.clear()
+                parked.extend(kept)
+        partition.parked = 0

@@ -1,0 +1,107 @@
+"""The message a handler gets: a thin view of the client's record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_broadway_kafka._model._errors import MessageFailed
+
+if TYPE_CHECKING:
+    from trio_broadway_kafka._kafka._client import RawMessage
+
+__all__ = ["Message"]
+
+_NO_TIMESTAMP = 0  # confluent_kafka.TIMESTAMP_NOT_AVAILABLE
+
+
+class Message:
+    """One record on its way through the pipeline.
+
+    The record's own fields are read-only and read on demand: making the wrapper is the
+    largest single cost of a message that nobody waits for, so it holds the client's
+    record and copies nothing.
+
+    Attributes:
+        data: what the handlers make of the message; starts as `value`. Assign freely.
+    """
+
+    __slots__ = ("_failure", "_raw", "data")
+
+    # An annotation only: the slot stays empty, and `__getattr__` fills it when it is
+    # asked for, so that a handler which does not read `data` does not pay for it.
+    data: Any
+
+    def __init__(self, raw: RawMessage) -> None:
+        self._raw = raw
+        self._failure: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "data":
+            self.data = value = self._raw.value()
+            return value
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        # Never the key, the value or the headers: reprs end in logs.
+        return f"<Message {self.topic}/{self.partition}@{self.offset}>"
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._raw.topic()
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        return self._raw.partition()
+
+    @property
+    def offset(self) -> int:
+        """The record's position in its partition; a partition's offsets may have gaps."""
+        return self._raw.offset()
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's key, None where it has none."""
+        return self._raw.key()
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's value; None is a tombstone."""
+        return self._raw.value()
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The record's headers in order; a name may occur more than once."""
+        return self._raw.headers() or []
+
+    @property
+    def timestamp(self) -> int | None:
+        """Milliseconds since the epoch (the producer's or the broker's, as the topic's
+        ``message.timestamp.type`` says), None where the record has none."""
+        kind, milliseconds = self._raw.timestamp()
+        return None if kind == _NO_TIMESTAMP else milliseconds
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at handling this is, from 1."""
+        return 1
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the message failed, None while it has not."""
+        return self._failure
+
+    def fail(self, reason: str | BaseException) -> None:
+        """Mark the message as failed; it is settled by ``on_failure`` when its handler returns.
+
+        Args:
+            reason: a text, which becomes a `MessageFailed`, or an exception.
+        """
+        if isinstance(reason, str):
+            reason = MessageFailed(reason)
+        elif not isinstance(reason, BaseException):
+            raise TypeError(
+                f"message.fail() takes a text or an exception, not {type(reason).__name__}"
+            )
+        self._failure = reason

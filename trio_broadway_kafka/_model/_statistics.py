@@ -1,0 +1,152 @@
+"""What `Pipeline.statistics` returns: plain frozen values, taken at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+
+__all__ = ["Counts", "PartitionStatistics", "PipelineStatistics", "pipeline_statistics"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionStatistics:
+    """One assigned partition.
+
+    Attributes:
+        topic: its topic.
+        partition: its number.
+        epoch: names this assignment of it.
+        position: offset after the last message that arrived, None before the first.
+        committed: the group's committed offset as far as known.
+        highest_finished: offset of the last finished message, None if there is none.
+        end: the partition's end as far as known; it is learnt from fetches.
+        lag: `end` less `committed`, None while either is unknown: the number that lag
+            tools show.
+        in_flight: messages here and not finished.
+        oldest_unacked_s: seconds since the first unfinished message arrived (with those
+            it arrived together with), None if all are finished.
+        paused: why it is paused: "user" or "share" (its blocked messages hold their
+            share); empty while it is not.
+    """
+
+    topic: str
+    partition: int
+    epoch: int
+    position: int | None
+    committed: int | None
+    highest_finished: int | None
+    end: int | None
+    lag: int | None
+    in_flight: int
+    oldest_unacked_s: float | None
+    paused: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineStatistics:
+    """The pipeline since it was opened, and its assigned partitions.
+
+    Attributes:
+        received: messages that arrived.
+        succeeded: messages whose handler returned.
+        failed: times a handler failed.
+        skipped: messages that failed and were acknowledged (see `Skip`).
+        in_flight: messages here and not finished.
+        in_flight_bytes: bytes of values held.
+        busy: handlers running.
+        queued: messages here that have not started.
+        partitions: the assigned partitions, by topic and number.
+    """
+
+    received: int
+    succeeded: int
+    failed: int
+    skipped: int
+    in_flight: int
+    in_flight_bytes: int
+    busy: int
+    queued: int
+    partitions: tuple[PartitionStatistics, ...]
+
+
+class Counts:
+    """Counts over assignments that have ended."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.finished = 0
+        self.skipped = 0
+
+    def add(self, states: Iterable[PartitionOffsets]) -> None:
+        """Count these in."""
+        for state in states:
+            self.received += state.received
+            self.finished += state.finished
+            self.skipped += state.skipped
+
+    def plus(self, states: Iterable[PartitionOffsets]) -> Counts:
+        """These counts and those of live assignments."""
+        total = Counts()
+        total.received, total.finished, total.skipped = (
+            self.received,
+            self.finished,
+            self.skipped,
+        )
+        total.add(states)
+        return total
+
+
+def pipeline_statistics(
+    states: Sequence[PartitionOffsets],
+    ended: Counts,
+    *,
+    failed: int,
+    busy: int,
+    pauses: Callable[[PartitionOffsets], tuple[str, ...]],
+    now: float,
+) -> PipelineStatistics:
+    """The statistics of a pipeline.
+
+    Args:
+        states: the live assignments, in the order in which to show them.
+        ended: counts of those that have ended.
+        failed: times a handler failed.
+        busy: handlers running.
+        pauses: why a partition is paused.
+        now: seconds of the clock that segments are stamped with.
+    """
+    counts = ended.plus(states)
+    in_flight = sum(state.unfinished for state in states)
+    return PipelineStatistics(
+        received=counts.received,
+        succeeded=counts.finished - counts.skipped,
+        failed=failed,
+        skipped=counts.skipped,
+        in_flight=in_flight,
+        in_flight_bytes=sum(state.unfinished_bytes for state in states),
+        busy=busy,
+        queued=max(0, in_flight - busy),
+        partitions=tuple(_of_partition(state, pauses(state), now) for state in states),
+    )
+
+
+def _of_partition(
+    state: PartitionOffsets, paused: tuple[str, ...], now: float
+) -> PartitionStatistics:
+    since = state.oldest_unfinished_since
+    known = state.end is not None and state.committed is not None
+    return PartitionStatistics(
+        topic=state.topic,
+        partition=state.partition,
+        epoch=state.epoch,
+        position=state.position,
+        committed=state.committed,
+        highest_finished=state.highest_finished,
+        end=state.end,
+        lag=max(0, (state.end or 0) - (state.committed or 0)) if known else None,
+        in_flight=state.unfinished,
+        oldest_unacked_s=None if since is None else now - since,
+        paused=paused,
+    )

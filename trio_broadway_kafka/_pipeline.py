@@ -1,0 +1,437 @@
+"""A pipeline's wiring, and the order of its shutdown.
+
+     Kafka ─▶ source ─▶ processors ─▶ acknowledger ─▶ Kafka (offsets)
+              one task   N tasks       one task
+              owns the   order kept    contiguous prefix per (topic, partition, epoch)
+              client     by lanes
+       ▲ demand (a memory channel): messages polled and not yet finished ≤ max_in_flight
+
+One nursery owns all tasks, so what leaves the block is one flat ExceptionGroup. The source
+and the acknowledger are shielded services: on leaving, the stages end first; then, within
+``close_timeout``, comes the last commit, then the client leaves the group and is closed;
+past the deadline it is abandoned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Literal
+
+import trio
+from trio_util import AsyncValue, periodic
+
+from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._kafka._client import (
+    AssignedPartition,
+    KafkaClient,
+    Session,
+    TopicPartition,
+)
+from trio_broadway_kafka._model._demand import Demand
+from trio_broadway_kafka._model._errors import ConfigError, KafkaFailure
+from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
+from trio_broadway_kafka._model._statistics import (
+    Counts,
+    PipelineStatistics,
+    pipeline_statistics,
+)
+from trio_broadway_kafka._stages._acknowledger import Acknowledger
+from trio_broadway_kafka._stages._source import Source
+
+__all__ = ["Pipeline", "open_pipeline"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+# Messages of one partition that may be finished behind an unfinished one, in units of
+# max_in_flight: each costs a byte here, and all are handled again after a crash.
+_GAP_FACTOR = 10
+
+# Seconds between two looks at whether a partition is caught up: what is finished is a flag
+# that nobody is told of.
+_LOOK = 0.01
+
+
+def open_pipeline(
+    *,
+    kafka: Mapping[str, object] | None = None,
+    topics: Iterable[str],
+    stages: Stages,
+    name: str | None = None,
+    start_from: Literal["committed"] = "committed",
+    create_topics: bool = False,
+    max_in_flight: int = 10_000,
+    max_in_flight_bytes: int = 64 * 2**20,
+    commit_interval: float = 1.0,
+    open_timeout: float = 30.0,
+    drain_timeout: float = 30.0,
+    revoke_timeout: float = 20.0,
+    close_timeout: float = 5.0,
+    client: KafkaClient | None = None,
+) -> AbstractAsyncContextManager[Pipeline]:
+    """Open a pipeline: ``async with open_pipeline(...) as pipeline: ...``.
+
+    Leaving the block drains: nothing more is polled, what has not started is left to
+    Kafka, what has started is finished, what is finished is committed. Leaving it by an
+    exception or a cancellation cancels the handlers at once, and commits what is finished.
+
+    Args:
+        kafka: librdkafka's settings under their dotted names, passed on untouched
+            (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md).
+            ``bootstrap.servers`` and ``group.id`` are needed. ``auto.offset.reset`` is
+            ``earliest`` unless given. Leave it out only with `client`.
+        topics: names, or patterns that start with ``^``.
+        stages: what to do with the messages.
+        name: the pipeline's, for logs; the group's name unless given.
+        start_from: where a partition starts: ``"committed"`` (the group's committed
+            offset, else as ``auto.offset.reset`` says).
+        create_topics: make missing topics with the broker's defaults.
+        max_in_flight: messages polled and not yet finished. If in doubt, leave it; do NOT
+            set it below `Stages.concurrency`.
+        max_in_flight_bytes: bytes of their values.
+        commit_interval: seconds between commits. 0 commits whenever something finished,
+            inf only on `Pipeline.commit`, on a revoke and on leaving.
+        open_timeout: seconds within which the broker must answer and the named topics
+            exist. Outages after that are waited out.
+        drain_timeout: seconds that leaving the block waits for what has started; then its
+            handlers are cancelled.
+        revoke_timeout: the same for partitions that are taken away; must be below
+            ``max.poll.interval.ms``.
+        close_timeout: seconds for the last commit and for closing the client.
+        client: in tests, a client of `testing.FakeBroker` instead of a real one.
+
+    Raises:
+        ConfigError: an option is wrong; raised before anything is opened.
+        ExceptionGroup: everything else, from opening to leaving: a `KafkaFailure`, a
+            handler's exception, the block's own. Catch them with ``except*``.
+    """
+    if not isinstance(stages, Stages):
+        raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
+    if start_from != "committed":
+        raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
+    options = PipelineOptions(
+        max_in_flight=max_in_flight,
+        max_in_flight_bytes=max_in_flight_bytes,
+        commit_interval=commit_interval,
+        open_timeout=open_timeout,
+        drain_timeout=drain_timeout,
+        revoke_timeout=revoke_timeout,
+        close_timeout=close_timeout,
+    )
+    session = Session(
+        topics=check_topics(topics),
+        create_topics=create_topics,
+        open_timeout=open_timeout,
+        revoke_timeout=revoke_timeout,
+        close_timeout=close_timeout,
+    )
+    if client is None:
+        if kafka is None:
+            raise ConfigError("kafka is missing: give at least bootstrap.servers and group.id")
+        # Here, not above: who uses a FakeBroker does not load librdkafka.
+        from trio_broadway_kafka._kafka._confluent import ConfluentClient
+
+        client = confluent = ConfluentClient(kafka)
+        confluent.check(session)
+    elif kafka is not None:
+        raise ConfigError("give either kafka or client, not both")
+    group = str(kafka["group.id"]) if kafka else "pipeline"
+    return _opened(Pipeline(name or group, client, session, stages, options))
+
+
+@asynccontextmanager
+async def _opened(pipeline: Pipeline) -> AsyncGenerator[Pipeline]:
+    async with trio.open_nursery() as nursery:
+        try:
+            await pipeline._open(nursery)
+            yield pipeline
+            await pipeline._leave()
+        finally:
+            with trio.CancelScope(shield=True):
+                await pipeline._close()
+
+
+class Pipeline:
+    """An open pipeline; made by `open_pipeline`.
+
+    Attributes:
+        name: for logs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: KafkaClient,
+        session: Session,
+        stages: Stages,
+        options: PipelineOptions,
+    ) -> None:
+        self.name = name
+        self._client = client
+        self._options = options
+        self._partitions: dict[TopicPartition, PartitionOffsets] = {}
+        self._lanes = make_lanes(stages, share=options.max_in_flight)
+        self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
+        self._source = Source(
+            client,
+            session,
+            self._partitions,
+            self,
+            Demand(max_messages=options.max_in_flight, max_bytes=options.max_in_flight_bytes),
+            self._lanes,
+            gap_limit=_GAP_FACTOR * options.max_in_flight,
+            warn_keyless=stages.ordering == "key",
+        )
+        at_once = options.commit_interval == 0
+        self._finished = self._acknowledger.finished if at_once else None
+        self._assignment = Assignment(
+            stages, self._lanes, want=self._source.want, finished=self._finished
+        )
+        self._assigned = AsyncValue(False)
+        self._state: AsyncValue[Literal["open", "draining", "drained", "closed"]]
+        self._state = AsyncValue("open")
+        self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
+        self._unfinished = 0
+        self._ended_counts = Counts()
+        self._nursery: trio.Nursery
+
+    # Opening and closing.
+
+    async def _open(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._assignment.processors.start(nursery)
+        nursery.start_soon(self._acknowledger.run)
+        nursery.start_soon(self._acknowledger.commit_regularly)
+        nursery.start_soon(self._source.fetch_on_demand)
+        nursery.start_soon(self._raise_failure)
+        await nursery.start(self._source.run)
+
+    async def _raise_failure(self) -> None:
+        failure = await self._failure.wait_value(lambda failure: failure is not None)
+        assert failure is not None
+        raise failure
+
+    async def _leave(self) -> None:
+        await self.drain(timeout=self._options.drain_timeout)
+
+    async def _close(self) -> None:
+        """End the stages, commit, close the client. Shielded; ends by `close_timeout`, but
+        for handlers that resist their cancellation."""
+        try:
+            self._source.close()
+            self._assignment.drop_all()
+            self._nursery.cancel_scope.cancel()
+            await self._assignment.wait_ended()
+            with trio.move_on_after(self._options.close_timeout) as scope:
+                await self._commit_the_last()
+                self._client.stop()
+                await self._source.closed.wait()
+            if scope.cancelled_caught:
+                _log.warning(
+                    "%s: no answer from Kafka within close_timeout (%.1f s); the client is "
+                    "abandoned, and what was not committed is handled again",
+                    self.name,
+                    self._options.close_timeout,
+                )
+        finally:  # a second Ctrl-C may have come
+            self._source.scope.cancel()
+            self._acknowledger.scope.cancel()
+            self._state.value = "closed"
+
+    async def _commit_the_last(self) -> None:
+        try:
+            await self._acknowledger.commit()
+        except trio.ClosedResourceError:
+            pass  # the client has failed, and has said so
+        except KafkaFailure as failure:
+            _log.error(
+                "%s: the last commit failed, and what it held is handled again: %s",
+                self.name,
+                failure,
+            )
+
+    # What the source tells.
+
+    def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
+        self._assignment.add(partitions)
+        self._share_anew()
+        self._assigned.value = True
+
+    def revoking(
+        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
+    ) -> None:
+        self._nursery.start_soon(self._revoke, assigned, partitions)
+
+    async def _revoke(
+        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
+    ) -> None:
+        # Shielded: the rebalance waits for it, and it ends by its own deadline.
+        with trio.CancelScope(shield=True):
+            left = await self._assignment.drain(
+                frozenset(partitions), self._options.revoke_timeout
+            )
+            if left:
+                _log.warning(
+                    "%s: cancelled %d handlers that did not end within revoke_timeout "
+                    "(%.1f s); their messages are handled again elsewhere",
+                    self.name,
+                    left,
+                    self._options.revoke_timeout,
+                )
+            await self._acknowledger.release(assigned, partitions)
+            self._end(partitions)
+
+    def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
+        _log.warning("%s: lost %s", self.name, ", ".join(map(repr, partitions)))
+        self._assignment.interrupt(partitions)
+        self._end(partitions)
+
+    def _end(self, partitions: Sequence[PartitionOffsets]) -> None:
+        self._ended_counts.add(partitions)
+        self._source.ended(partitions)
+        self._assignment.remove(partitions)
+        self._share_anew()
+
+    def _share_anew(self) -> None:
+        self._assignment.set_share(
+            max(1, self._options.max_in_flight // max(1, len(self._partitions)))
+        )
+
+    def received(self, segments: Sequence[Segment]) -> None:
+        self._acknowledger.received(segments)
+        self._assignment.received(segments)
+        if self._finished is not None:
+            self._finished()
+
+    def failed(self, error: BaseException) -> None:
+        if self._failure.value is None:
+            self._failure.value = error
+
+    # What users call.
+
+    def _check_open(self) -> None:
+        if self._state.value == "closed":
+            raise trio.ClosedResourceError(f"pipeline {self.name!r} is closed")
+
+    async def wait_assigned(self) -> None:
+        """Wait until partitions are assigned for the first time.
+
+        Raises:
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        await self._assigned.wait_value(True)
+
+    async def wait_caught_up(self) -> None:
+        """Wait until all messages up to the partitions' ends, as of now, are finished.
+
+        Waits for an assignment first. Partitions that are taken away meanwhile are no
+        longer waited for.
+
+        Raises:
+            KafkaFailure: the broker does not tell the ends.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        await self.wait_assigned()
+        waiting = dict(self._partitions)
+        ends = await self._client.end_offsets(list(waiting))
+        async with aclosing(periodic(_LOOK)) as looks:
+            async for _ in looks:
+                for address, state in [*waiting.items()]:
+                    reached = max(state.prefix() or 0, state.committed or 0)
+                    if not state.live or reached >= ends.get(address, 0):
+                        del waiting[address]
+                if not waiting:
+                    return
+
+    async def wait_finished(self) -> None:
+        """Wait until the pipeline has nothing more to do: it was drained."""
+        await self._state.wait_value(lambda state: state in ("drained", "closed"))
+
+    async def commit(self) -> None:
+        """Commit what has finished as of now, and wait until Kafka has it.
+
+        Raises:
+            KafkaFailure: Kafka refused.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        await self._acknowledger.commit()
+
+    async def drain(self, *, timeout: float | None = None) -> int:
+        """Poll no more, drop what has not started, finish what has.
+
+        Args:
+            timeout: seconds after which the handlers are cancelled; the pipeline's
+                ``drain_timeout`` unless given.
+
+        Returns:
+            The number of messages that had started and were left unfinished.
+
+        Raises:
+            RuntimeError: called from inside a handler, which would wait for itself.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        if self._is_handler():
+            raise RuntimeError(
+                "drain() was called from inside a handler, where it would wait for itself; "
+                "set an event that the block's body waits for, and leave the block there"
+            )
+        if self._state.value == "open":
+            self._state.value = "draining"
+            self._source.close()
+            seconds = self._options.drain_timeout if timeout is None else timeout
+            self._unfinished = await self._assignment.drain(None, seconds)
+            if self._unfinished:
+                _log.warning(
+                    "%s: cancelled %d handlers that did not end within %.1f s; their "
+                    "messages are handled again",
+                    self.name,
+                    self._unfinished,
+                    seconds,
+                )
+            self._state.value = "drained"
+        else:
+            await self.wait_finished()
+        return self._unfinished
+
+    def _is_handler(self) -> bool:
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None:
+            if task in self._assignment.processors.tasks:
+                return True
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        return False
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Fetch no more of a partition until `resume`. What is here already is handled.
+
+        Raises:
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        self._source.pause(TopicPartition(topic, partition))
+
+    def resume(self, topic: str, partition: int) -> None:
+        """End a `pause`.
+
+        Raises:
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        self._source.resume(TopicPartition(topic, partition))
+
+    def statistics(self) -> PipelineStatistics:
+        """What has been done since opening, and where the partitions are."""
+        return pipeline_statistics(
+            [self._partitions[address] for address in sorted(self._partitions)],
+            self._ended_counts,
+            failed=self._assignment.failures.failed,
+            busy=self._assignment.processors.busy,
+            pauses=self._source.pauses,
+            now=trio.current_time(),
+        )

@@ -1,0 +1,75 @@
+"""A pipeline as a program: run until a signal."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Literal, TypedDict, Unpack
+
+import trio
+
+from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._pipeline import Pipeline, open_pipeline
+
+__all__ = ["PipelineArguments", "run_pipeline"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+
+class _Needed(TypedDict):
+    topics: Iterable[str]
+    stages: Stages
+
+
+class PipelineArguments(_Needed, total=False):
+    """The arguments of `open_pipeline`."""
+
+    kafka: Mapping[str, object] | None
+    name: str | None
+    start_from: Literal["committed"]
+    create_topics: bool
+    max_in_flight: int
+    max_in_flight_bytes: int
+    commit_interval: float
+    open_timeout: float
+    drain_timeout: float
+    revoke_timeout: float
+    close_timeout: float
+    client: KafkaClient | None
+
+
+async def run_pipeline(
+    *,
+    drain_signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    **arguments: Unpack[PipelineArguments],
+) -> None:
+    """Open a pipeline and run it until a signal; the arguments are `open_pipeline`'s.
+
+    The first of `drain_signals` drains the pipeline: what has started is finished and
+    committed, within ``drain_timeout``. The second cancels its handlers at once; what is
+    finished is committed all the same. Either way this returns normally.
+
+    Raises:
+        ConfigError: an option is wrong.
+        ExceptionGroup: what `open_pipeline` lets out; catch it with ``except*``.
+    """
+    with trio.open_signal_receiver(*drain_signals) as received:
+        async with open_pipeline(**arguments) as pipeline:
+            pipeline._nursery.start_soon(_obey, received, pipeline)
+            await pipeline.wait_finished()
+
+
+async def _obey(received: AsyncIterator[int], pipeline: Pipeline) -> None:
+    """The first signal drains, the second cancels."""
+    draining = False
+    async for number in received:
+        name = signal.Signals(number).name
+        if draining:
+            _log.warning("%s: %s again: cancelling the handlers", pipeline.name, name)
+            pipeline._nursery.cancel_scope.cancel()
+        else:
+            draining = True
+            _log.info("%s: %s: draining; once more cancels", pipeline.name, name)
+            pipeline._nursery.start_soon(pipeline.drain)

@@ -1,0 +1,169 @@
+"""The acknowledger: one task that knows what was received, and commits what is finished.
+
+Its channel is unbounded (what it holds is bounded by ``max_in_flight``) and fed by
+`send_nowait`: ``await send`` is a checkpoint, where a cancellation would lose what was to
+be sent. What is finished needs no sending: it is a flag in the segment.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+
+import trio
+from trio_util import AsyncBool, periodic
+
+from trio_broadway_kafka._kafka._client import (
+    AssignedPartition,
+    KafkaClient,
+    OffsetCommit,
+    TopicPartition,
+)
+from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+
+__all__ = ["Acknowledger"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+# Seconds after which a commit without an answer is computed anew and tried again, and
+# between two tries of one that was refused for now.
+_COMMIT_DEADLINE = 30.0
+_RETRY_AFTER = 0.1
+
+# The member is not (or no longer) one: its partitions are gone or about to go, and the
+# client will report it. Trying again can't help.
+_NOT_A_MEMBER = frozenset(
+    {"UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID", "STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH"}
+)
+
+
+class Acknowledger:
+    """Commits the finished prefix of every assigned partition.
+
+    Args:
+        client: where to commit.
+        partitions: the live assignments; the source adds and removes them.
+        interval: seconds between commits; 0 commits whenever something finished, inf
+            only when asked to.
+    """
+
+    def __init__(
+        self,
+        client: KafkaClient,
+        partitions: Mapping[TopicPartition, PartitionOffsets],
+        interval: float,
+    ) -> None:
+        self._client = client
+        self._partitions = partitions
+        self._interval = interval
+        self._send: trio.MemorySendChannel[Sequence[Segment] | Callable[[], object]]
+        self._send, self._inbox = trio.open_memory_channel(math.inf)
+        self._lock = trio.Lock()
+        self._something_finished = AsyncBool()
+        self.scope = trio.CancelScope(shield=True)
+
+    def received(self, segments: Sequence[Segment]) -> None:
+        """These segments arrived. Never waits."""
+        self._send.send_nowait(segments)
+
+    def finished(self) -> None:
+        """Something has finished: to be told only when the interval is 0. Never waits."""
+        self._something_finished.value = True
+
+    async def run(self) -> None:
+        """Take in what is sent, until `scope` is cancelled."""
+        with self.scope:
+            async for item in self._inbox:
+                if callable(item):
+                    item()
+                else:
+                    for segment in item:
+                        segment.partition.add(segment)
+
+    async def commit_regularly(self) -> None:
+        """Commit every interval, until cancelled.
+
+        Raises:
+            KafkaFailure: the broker refused for good.
+        """
+        if self._interval == 0:
+            while True:
+                await self._something_finished.wait_value(True)
+                self._something_finished.value = False
+                await self._try_to_commit()
+        elif math.isinf(self._interval):
+            await trio.sleep_forever()
+        else:
+            async with aclosing(periodic(self._interval)) as ticks:
+                async for _ in ticks:
+                    await self._try_to_commit()
+
+    async def _try_to_commit(self) -> None:
+        with trio.move_on_after(_COMMIT_DEADLINE) as scope:
+            try:
+                await self.commit()
+            except KafkaFailure as failure:
+                if failure.code not in _NOT_A_MEMBER:
+                    raise
+                _log.warning("commit refused, the partitions are being lost: %s", failure)
+        if scope.cancelled_caught:
+            _log.warning("no answer to a commit for %.0f s; trying again", _COMMIT_DEADLINE)
+
+    async def commit(self) -> None:
+        """Commit what has finished as of now. Waits until it is done: set a deadline.
+
+        What is tried again is computed again, so an older offset never follows a newer.
+
+        Raises:
+            KafkaFailure: the broker refused for good, or this is not a member.
+        """
+        await self._settled()
+        refused: str | None = None
+        while True:
+            async with self._lock:
+                offsets = self._offsets(self._partitions.values())
+                if not offsets:
+                    return
+                try:
+                    committed = await self._client.commit(offsets)
+                except KafkaFailure as failure:
+                    if not failure.retriable:
+                        raise
+                    if refused != failure.code:
+                        _log.info("commit refused for now: %s", failure)
+                    refused = failure.code
+                else:
+                    self._note_committed(committed)
+                    return
+            await trio.sleep(_RETRY_AFTER)
+
+    def _offsets(self, partitions: Collection[PartitionOffsets]) -> list[OffsetCommit]:
+        return [
+            OffsetCommit(p.topic, p.partition, p.epoch, offset)
+            for p in partitions
+            if p.live and (offset := p.to_commit) is not None
+        ]
+
+    def _note_committed(self, committed: Sequence[OffsetCommit]) -> None:
+        for commit in committed:
+            state = self._partitions.get(TopicPartition(commit.topic, commit.partition))
+            if state is not None and state.epoch == commit.epoch:
+                state.committed = max(commit.offset, state.committed or 0)
+
+    async def _settled(self) -> None:
+        """Wait until everything sent before has been taken in."""
+        seen = trio.Event()
+        self._send.send_nowait(seen.set)
+        await seen.wait()
+
+    async def release(
+        self, assigned: Sequence[AssignedPartition], partitions: Collection[PartitionOffsets]
+    ) -> None:
+        """Let go of revoked partitions, with what has finished of them."""
+        await self._settled()
+        offsets = self._offsets(partitions)
+        self._client.release(assigned, offsets)
+        self._note_committed(offsets)

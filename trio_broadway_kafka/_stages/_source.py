@@ -1,0 +1,361 @@
+"""The source: the task that owns the client, and what the client reports.
+
+It turns chunks into segments, answers demand, and holds back the partitions that are
+paused by the user or hold more than their share.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from trio_broadway_kafka._kafka._client import (
+    AssignedPartition,
+    Chunk,
+    KafkaClient,
+    PartitionEnd,
+    Session,
+    TopicPartition,
+)
+from trio_broadway_kafka._model._demand import Demand
+from trio_broadway_kafka._model._lanes import Lanes, UnorderedLanes
+from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+
+__all__ = ["Source", "SourceListener"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+
+class SourceListener(Protocol):
+    """Who is told what the source learns. Synchronous; may raise (the pipeline then ends)."""
+
+    def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
+        """These assignments have begun."""
+
+    def revoking(
+        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
+    ) -> None:
+        """These assignments are to end: drain them, then release them."""
+
+    def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
+        """These assignments have ended: nothing of them may be committed."""
+
+    def received(self, segments: Sequence[Segment]) -> None:
+        """Messages arrived, or (with none) the end of a partition was reached."""
+
+    def failed(self, error: BaseException) -> None:
+        """The pipeline can't go on."""
+
+
+class Source:
+    """Reports what the client says, and asks it for more.
+
+    Args:
+        client: the member of the group.
+        session: what it joins with.
+        partitions: filled with the live assignments.
+        listener: who is told.
+        demand: how much to ask for.
+        lanes: where the messages go.
+        gap_limit: how many messages of a partition may be finished behind an unfinished
+            one before it is held.
+        warn_keyless: warn of topics whose messages have no keys.
+        clock: trio's, in seconds.
+    """
+
+    def __init__(
+        self,
+        client: KafkaClient,
+        session: Session,
+        partitions: dict[TopicPartition, PartitionOffsets],
+        listener: SourceListener,
+        demand: Demand,
+        lanes: Lanes,
+        *,
+        gap_limit: int,
+        warn_keyless: bool = False,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._partitions = partitions
+        self._listener = listener
+        self._demand = demand
+        self._lanes = lanes
+        self._gap_limit = gap_limit
+        self._clock = clock
+        # One fetch may be open, so one wish at most waits here.
+        self._wishes, self._wished = trio.open_memory_channel[int](1)
+        self._fetch_open = False
+        self._closing = False
+        self._user_paused: set[TopicPartition] = set()
+        self._held_back: set[PartitionOffsets] = set()
+        self._since_gap_check = 0
+        self._warn_keyless = warn_keyless
+        self._seen_topics: set[str] = set()
+        self.scope = trio.CancelScope()
+        self.closed = trio.Event()
+
+    # The two tasks.
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own the client, from ``started()`` until it is stopped or `scope` is cancelled.
+
+        Opening can be cancelled; from then on this is a shielded service, for leaving
+        needs the client to the end.
+        """
+        try:
+            with self.scope:
+                await self._client.run(
+                    self, self._session, task_status=_ShieldWhenStarted(self.scope, task_status)
+                )
+        finally:
+            self.closed.set()
+
+    async def fetch_on_demand(self) -> None:
+        """Pass the demand that comes up from the stages on to the client."""
+        async for count in self._wished:
+            self._client.fetch(count)
+
+    # Demand.
+
+    def want(self) -> None:
+        """Few messages are left to take: fetch more if there is room. Never waits."""
+        if self._closing or not self._partitions:
+            return
+        if self._held_back:  # whether or not a fetch is open, which may wait for just these
+            self._let_go()
+        if self._fetch_open:
+            return
+        partitions = self._partitions.values()
+        now = self._clock()
+        if self._since_gap_check * 2 >= self._gap_limit:
+            self._hold_gaps()
+        count = self._demand.count(partitions, self._lanes, now)
+        if self._demand.pressed and len(partitions) > 1:
+            self._hold_back(truncate=not count)
+            if not count:
+                count = self._demand.count(partitions, self._lanes, now)
+        if count:
+            self._fetch_open = True
+            self._wishes.send_nowait(count)
+
+    def _hold_back(self, *, truncate: bool) -> None:
+        """Pause the partitions whose blocked messages hold their share, so that the
+        others have room; if there is none left, forget what is beyond the share."""
+        share = self._demand.share(len(self._partitions))
+        for state in self._partitions.values():
+            blocked = self._lanes.blocked(state)
+            if blocked >= share:
+                self._pause_for_share(state)
+                if truncate and blocked > share:
+                    self._lanes.truncate(state, share)
+
+    def _hold_gaps(self) -> None:
+        """Hold the partitions with too much finished behind an unfinished message."""
+        self._since_gap_check = 0
+        if isinstance(self._lanes, UnorderedLanes):
+            for state in self._partitions.values():
+                if state.finished_behind_gap >= self._gap_limit:
+                    self._lanes.hold(state)
+                    self._pause_for_share(state)
+
+    def _pause_for_share(self, state: PartitionOffsets) -> None:
+        if state not in self._held_back:
+            self._held_back.add(state)
+            self._client.pause([_address(state)])
+
+    def _let_go(self) -> None:
+        share = self._demand.share(len(self._partitions))
+        for state in [*self._held_back]:
+            if self._lanes.blocked(state) * 2 > share and not state.held:
+                continue
+            if state.held:
+                if state.finished_behind_gap * 2 > self._gap_limit or state.parked * 2 > share:
+                    continue
+                assert isinstance(self._lanes, UnorderedLanes)
+                self._lanes.let_go(state)
+            self._held_back.discard(state)
+            self._resume_unless_paused(state)
+
+    # What users pause.
+
+    def pause(self, address: TopicPartition) -> None:
+        """Fetch no more of a partition until `resume`, over rebalances too."""
+        self._user_paused.add(address)
+        self._client.pause([address])
+
+    def resume(self, address: TopicPartition) -> None:
+        """End a `pause`."""
+        self._user_paused.discard(address)
+        state = self._partitions.get(address)
+        if state is not None:
+            self._resume_unless_paused(state)
+
+    def pauses(self, state: PartitionOffsets) -> tuple[str, ...]:
+        """Why a partition is paused."""
+        by_user = ("user",) if _address(state) in self._user_paused else ()
+        return (*by_user, "share") if state in self._held_back else by_user
+
+    def _resume_unless_paused(self, state: PartitionOffsets) -> None:
+        if state.live and not self.pauses(state):
+            self._client.resume({_address(state): state.position})
+
+    def close(self) -> None:
+        """Ask for no more messages, and take in none."""
+        self._closing = True
+        self._client.pause(self._partitions)
+
+    # What the client reports. Nothing here raises into the client.
+
+    def assigned(self, partitions: Sequence[AssignedPartition]) -> None:
+        """See `ClientEvents`."""
+        try:
+            states = []
+            for new in partitions:
+                address = TopicPartition(new.topic, new.partition)
+                state = PartitionOffsets(new.topic, new.partition, new.epoch, new.committed)
+                state.draining = self._closing
+                self._partitions[address] = state
+                states.append(state)
+            if paused := [a for a in map(_address, states) if a in self._user_paused]:
+                self._client.pause(paused)
+            self._listener.assigned(states)
+            self.want()
+        except BaseException as error:
+            self.failed(error)
+
+    def revoking(self, partitions: Sequence[AssignedPartition]) -> None:
+        """See `ClientEvents`."""
+        try:
+            self._listener.revoking(partitions, self._states(partitions))
+        except BaseException as error:
+            self.failed(error)
+
+    def ended(self, states: Iterable[PartitionOffsets]) -> None:
+        """These assignments have ended."""
+        for state in states:
+            state.live = False
+            self._held_back.discard(state)
+            if self._partitions.get(_address(state)) is state:
+                del self._partitions[_address(state)]
+
+    def lost(self, partitions: Sequence[AssignedPartition]) -> None:
+        """See `ClientEvents`."""
+        try:
+            states = self._states(partitions)
+            self.ended(states)
+            self._listener.lost(states)
+        except BaseException as error:
+            self.failed(error)
+
+    def fetched(self, chunks: Sequence[Chunk], ends: Sequence[PartitionEnd]) -> None:
+        """See `ClientEvents`."""
+        try:
+            if chunks:
+                self._fetch_open = False
+                self._receive(chunks)
+            for end in ends:
+                state = self._partitions.get(TopicPartition(end.topic, end.partition))
+                if (
+                    state is not None
+                    and state.epoch == end.epoch
+                    and not state.draining
+                    and not self.pauses(state)
+                ):
+                    state.reached_end(end.offset)
+            if ends:
+                self._listener.received(())
+        except BaseException as error:
+            self.failed(error)
+
+    def _receive(self, chunks: Sequence[Chunk]) -> None:
+        now = self._clock()
+        segments = []
+        count = size = 0
+        for chunk in chunks:
+            address = TopicPartition(chunk.topic, chunk.partition)
+            state = self._partitions.get(address)
+            if state is None or state.epoch != chunk.epoch or state.draining:
+                continue
+            if chunk.end is not None:
+                state.end = max(chunk.end, state.end or 0)
+            messages = chunk.messages
+            if state.position is not None and messages[0].offset() < state.position:
+                # A seek that was asked for before these had arrived repeats them.
+                messages = [m for m in messages if m.offset() >= state.position]
+                if not messages:
+                    continue
+            first, last = messages[0].offset(), messages[-1].offset()
+            if self.pauses(state):
+                # Polled before the pause took effect: `resume` starts here again.
+                state.refetch_from(first)
+                continue
+            self._look_at_keys(chunk)
+            gaps = last - first + 1 != len(messages)
+            segment = Segment(
+                state,
+                messages,
+                first=first,
+                last=last,
+                offsets=[message.offset() for message in messages] if gaps else None,
+                size=chunk.size,
+                received_at=now,
+            )
+            state.receive(segment)
+            self._lanes.add(segment)
+            segments.append(segment)
+            count += len(messages)
+            size += chunk.size
+        if count:
+            self._demand.received(count, size, now)
+            self._since_gap_check += count
+            self._listener.received(segments)
+        if self._demand.filling or not count:
+            self.want()
+
+    def _look_at_keys(self, chunk: Chunk) -> None:
+        """Warn once of a topic without keys under an ordering by key."""
+        if self._warn_keyless and chunk.topic not in self._seen_topics:
+            self._seen_topics.add(chunk.topic)
+            if all(message.key() is None for message in chunk.messages):
+                _log.warning(
+                    "the messages of %s have no keys, so with ordering='key' each partition "
+                    "is handled in order, one message at a time; say ordering='partition', "
+                    "or 'unordered' for more at once",
+                    chunk.topic,
+                )
+
+    def failed(self, error: BaseException) -> None:
+        """See `ClientEvents`."""
+        self._listener.failed(error)
+
+    def _states(self, partitions: Iterable[AssignedPartition]) -> list[PartitionOffsets]:
+        """The live assignments among these."""
+        found = []
+        for assigned in partitions:
+            state = self._partitions.get(TopicPartition(assigned.topic, assigned.partition))
+            if state is not None and state.epoch == assigned.epoch:
+                found.append(state)
+        return found
+
+
+def _address(state: PartitionOffsets) -> TopicPartition:
+    return TopicPartition(state.topic, state.partition)
+
+
+class _ShieldWhenStarted:
+    """A task status that shields a scope before it says that its task has started."""
+
+    def __init__(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+        self._scope = scope
+        self._task_status = task_status
+
+    def started(self, value: None = None) -> None:
+        self._scope.shield = True
+        self._task_status.started(value)

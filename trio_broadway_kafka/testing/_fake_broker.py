@@ -1,0 +1,335 @@
+"""`FakeBroker`: a Kafka in memory, on trio's clock, that fails when a test says so."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import trio
+
+from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka.testing._fake_client import FakeClient
+from trio_broadway_kafka.testing._fake_cluster import (
+    AcceptedCommit,
+    Cluster,
+    Operation,
+    checked,
+)
+from trio_broadway_kafka.testing._fake_group import Group, Member, StoredOffset
+from trio_broadway_kafka.testing._fake_log import PartitionLog
+from trio_broadway_kafka.testing._fake_message import FakeMessage
+
+__all__ = ["FakeBroker"]
+
+# https://kafka.apache.org/protocol#protocol_error_codes, those in the way of a consumer,
+# and librdkafka's own (names with an underscore).
+RETRIABLE = frozenset(
+    {
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "LEADER_NOT_AVAILABLE",
+        "NETWORK_EXCEPTION",
+        "NOT_COORDINATOR",
+        "NOT_LEADER_FOR_PARTITION",
+        "REQUEST_TIMED_OUT",
+        "_TIMED_OUT",
+        "_TRANSPORT",
+    }
+)
+
+
+class FakeBroker:
+    """A Kafka in memory: exact, deterministic, and fast under trio's autojump clock.
+
+    It holds topics, groups and committed offsets. Its clients are members of its groups,
+    so pipelines that share a broker share its partitions as two processes would::
+
+        broker = FakeBroker(topics={"orders": 3})
+        broker.produce("orders", b"first", b"second", partition=0)
+        async with open_pipeline(client=broker.client(), topics=["orders"], stages=stages):
+            await broker.wait_committed("orders", 0, 2)
+
+    What it does is checked against a real Kafka by the suite that both pass. There are
+    no threads. What should go wrong is told to it: `rebalance`, `lose`, `freeze`,
+    `stop`, `delay`, `fail_next`, `gap`, `control_record`.
+
+    Args:
+        topics: names, with the number of partitions of each.
+        poll_interval: seconds that a client's poll lasts when nothing arrives. A commit,
+            pause or stop that comes while a fetch is open waits for the poll to end.
+        session_timeout: seconds after which a frozen client's partitions move on.
+        default_partitions: of the topics that a client creates.
+    """
+
+    def __init__(
+        self,
+        topics: Mapping[str, int] | None = None,
+        *,
+        poll_interval: float = 0.1,
+        session_timeout: float = 45.0,
+        default_partitions: int = 1,
+    ) -> None:
+        self._cluster = Cluster(
+            bootstrap="fake:9092",
+            poll_interval=poll_interval,
+            session_timeout=session_timeout,
+            default_partitions=default_partitions,
+        )
+        self._round_robin: dict[str, int] = {}
+        self._clients = 0
+        for topic, partitions in (topics or {}).items():
+            self._cluster.create_topic(topic, partitions)
+
+    @property
+    def bootstrap(self) -> str:
+        """The address that the clients' errors name."""
+        return self._cluster.bootstrap
+
+    def client(self, group: str = "group") -> FakeClient:
+        """A client that joins `group` when it is run. It can be run once."""
+        self._clients += 1
+        name = f"{group}-{self._clients}"
+        return FakeClient(self._cluster, group=group, name=name)
+
+    # Records
+
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        """Add a topic. Clients that are subscribed to it get its partitions."""
+        self._cluster.create_topic(topic, partitions)
+
+    def produce(
+        self,
+        topic: str,
+        *values: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp: int | None = None,
+    ) -> list[FakeMessage]:
+        """Append a record for each value, and return them.
+
+        Args:
+            topic: must exist.
+            values: of the records; None makes a tombstone.
+            key: of each of them.
+            partition: where to; None is by the key's hash, or in turn without a key.
+            headers: of each of them.
+            timestamp: milliseconds; None is the time of trio's clock, or 0 before it runs.
+        """
+        partitions = len(self._logs(topic))
+        if timestamp is None:
+            timestamp = round(_now() * 1000)
+        messages = []
+        for value in values:
+            number = partition
+            if number is None and key is not None:
+                number = zlib.crc32(key) % partitions
+            elif number is None:
+                turn = self._round_robin.get(topic, 0)
+                self._round_robin[topic] = turn + 1
+                number = turn % partitions
+            log = self._cluster.log(TopicPartition(topic, number))
+            messages.append(
+                log.append(key=key, value=value, headers=headers, timestamp=timestamp)
+            )
+        self._cluster.changed()
+        return messages
+
+    def records(self, topic: str, partition: int | None = None) -> list[FakeMessage]:
+        """What a partition holds, in order; or all partitions, one after another."""
+        if partition is not None:
+            return list(self._cluster.log(TopicPartition(topic, partition)).records)
+        return [message for log in self._logs(topic) for message in log.records]
+
+    def control_record(self, topic: str, partition: int) -> None:
+        """Let a transaction end here: one offset that is never delivered."""
+        self.gap(topic, partition, 1)
+
+    def gap(self, topic: str, partition: int, count: int) -> None:
+        """Leave out `count` offsets, as compaction or an aborted transaction does."""
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count!r}")
+        self._cluster.log(TopicPartition(topic, partition)).skip(count)
+        self._cluster.changed()
+
+    # Offsets
+
+    @property
+    def commits(self) -> list[AcceptedCommit]:
+        """Every offset committed so far, by any group, in the broker's order."""
+        return list(self._cluster.commits)
+
+    def committed(self, topic: str, partition: int, group: str = "group") -> int | None:
+        """The group's committed offset, None if there is none."""
+        stored = self._stored(topic, partition, group)
+        return stored.offset if stored else None
+
+    def committed_metadata(
+        self, topic: str, partition: int, group: str = "group"
+    ) -> str | None:
+        """The text committed with the offset, None if there is no offset."""
+        stored = self._stored(topic, partition, group)
+        return stored.metadata if stored else None
+
+    async def wait_committed(
+        self, topic: str, partition: int, offset: int, group: str = "group"
+    ) -> None:
+        """Return once the group's committed offset is `offset` or beyond."""
+        await trio.lowlevel.checkpoint()
+        while (self.committed(topic, partition, group) or 0) < offset:
+            await self._cluster.wait_changed()
+
+    # Rebalances
+
+    def rebalance(
+        self,
+        client: FakeClient,
+        partitions: Iterable[tuple[str, int]] | None = None,
+        *,
+        to: FakeClient | None = None,
+    ) -> None:
+        """Have partitions revoked from a client, and assigned once it has released them.
+
+        Clients that join and leave cause rebalances by themselves: partitions are shared
+        out evenly, and no more of them move than must.
+
+        Args:
+            client: the owner.
+            partitions: of the client; None is all it owns.
+            to: the next owner, of the same group; None gives them back to `client`,
+                within the poll that revokes them.
+        """
+        group, member, chosen = self._owned(client, partitions)
+        group.move(chosen, member, group.member_of(to or client))
+        self._cluster.changed()
+
+    def lose(
+        self,
+        client: FakeClient,
+        partitions: Iterable[tuple[str, int]] | None = None,
+        *,
+        to: FakeClient | None = None,
+    ) -> None:
+        """Take partitions away from a client that learns of it afterwards.
+
+        Commits of them that are under way are refused (UNKNOWN_MEMBER_ID).
+
+        Args:
+            client: the owner.
+            partitions: of the client; None is all it owns.
+            to: the next owner, of the same group; None gives them to `client` anew.
+        """
+        group, member, chosen = self._owned(client, partitions)
+        group.move(chosen, member, group.member_of(to or client))
+        group.take_away(member, chosen)
+        self._cluster.changed()
+
+    def freeze(self, client: FakeClient) -> None:
+        """Stop a client as SIGSTOP does: it neither polls nor sends until `thaw`.
+
+        After ``session_timeout`` its partitions move to the others. Thawed later than
+        that, its commits are refused, it reports the loss, and then joins again.
+        """
+        member = client.group.member_of(client)
+        member.expire_by(trio.current_time() + self._cluster.session_timeout)
+        self._cluster.frozen.add(client)
+        self._cluster.changed()
+
+    def thaw(self, client: FakeClient) -> None:
+        """Let a frozen client go on."""
+        self._cluster.frozen.discard(client)
+        self._cluster.changed()
+
+    # Failures
+
+    def stop(self) -> None:
+        """Begin an outage: nothing is delivered or answered, and no group changes."""
+        self._cluster.running = False
+        self._cluster.changed()
+
+    def start(self) -> None:
+        """End the outage: what was sent meanwhile is answered."""
+        self._cluster.running = True
+        self._cluster.changed()
+
+    def delay(self, operation: Operation, seconds: float) -> None:
+        """Let an operation take this long, those under way included.
+
+        Args:
+            operation: "open", "fetch" (a message arrives that much after it could),
+                "commit", "end_offsets" or "close".
+            seconds: ``math.inf`` for never; a later call may end that.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"seconds must not be negative, not {seconds!r}")
+        self._cluster.delays[checked(operation)] = seconds
+        self._cluster.changed()
+
+    @property
+    def commit_delay(self) -> float:
+        """Seconds that a commit takes; to set it is to ``delay("commit", seconds)``."""
+        return self._cluster.delays.get("commit", 0.0)
+
+    @commit_delay.setter
+    def commit_delay(self, seconds: float) -> None:
+        self.delay("commit", seconds)
+
+    def fail_next(
+        self, operation: Operation, error: KafkaFailure | str, times: int = 1
+    ) -> None:
+        """Answer the next requests of an operation, of any client, with an error.
+
+        Args:
+            operation: "open", "fetch" (a retriable error is tried again inside the
+                client, any other ends in `ClientEvents.failed`), "commit" (that of a
+                release too) or "end_offsets".
+            error: what is raised, or Kafka's code for it.
+            times: how many requests.
+        """
+        if checked(operation) == "close":
+            raise ValueError("close does not fail; delay it instead")
+        if times < 1:
+            raise ValueError(f"times must be at least 1, not {times!r}")
+        if isinstance(error, str):
+            error = KafkaFailure(
+                f"{self.bootstrap} answered the {operation} with {error}",
+                code=error,
+                retriable=error in RETRIABLE,
+            )
+        # One exception raised twice would collect the tracebacks of both.
+        self._cluster.add_failures(
+            operation,
+            [
+                type(error)(str(error), code=error.code, retriable=error.retriable)
+                for _ in range(times)
+            ],
+        )
+
+    def _logs(self, topic: str) -> list[PartitionLog]:
+        if topic not in self._cluster.topics:
+            raise ValueError(f"there is no topic {topic!r}: create_topic() makes one")
+        return self._cluster.topics[topic]
+
+    def _stored(self, topic: str, partition: int, group: str) -> StoredOffset | None:
+        return self._cluster.group(group).committed.get(TopicPartition(topic, partition))
+
+    def _owned(
+        self, client: FakeClient, partitions: Iterable[tuple[str, int]] | None
+    ) -> tuple[Group, Member, list[TopicPartition]]:
+        group = client.group
+        member = group.member_of(client)
+        if partitions is None:
+            return group, member, list(member.owned)
+        chosen = [TopicPartition(*partition) for partition in partitions]
+        for partition in chosen:
+            if partition not in member.owned:
+                raise ValueError(f"{client!r} does not own {partition}")
+        return group, member, chosen
+
+
+def _now() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:
+        return 0.0

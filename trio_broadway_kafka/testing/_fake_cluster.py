@@ -1,0 +1,227 @@
+"""What the clients of one fake broker share: its topics, its groups, and its moods."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import trio
+
+from trio_broadway_kafka._kafka._client import OffsetCommit, Session, TopicPartition
+from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka.testing._fake_group import Group, Member
+from trio_broadway_kafka.testing._fake_log import PartitionLog
+
+__all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
+
+Operation = Literal["open", "fetch", "commit", "end_offsets", "close"]
+
+
+def checked(operation: Operation) -> Operation:
+    """Raise ValueError for an operation that does not exist: it would never come due."""
+    if operation not in get_args(Operation):
+        raise ValueError(f"operation must be one of {get_args(Operation)}, not {operation!r}")
+    return operation
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedCommit:
+    """One committed offset, as the broker stored it.
+
+    Attributes:
+        time: on trio's clock, in seconds.
+        client: who committed it.
+        epoch: the client's epoch of the partition.
+    """
+
+    time: float
+    group: str
+    client: object
+    topic: str
+    partition: int
+    epoch: int
+    offset: int
+    metadata: str
+
+
+class Cluster:
+    """The broker's state. All waiting is for `changed`, which wakes every waiter.
+
+    A waiter looks again at what it waits for; so there are no wake-ups to lose, and a
+    simulation has one order of events.
+
+    Attributes:
+        bootstrap: the address that errors name.
+        poll_interval: seconds that a client's poll lasts when nothing arrives.
+        session_timeout: seconds after which the group goes on without a silent member.
+        default_partitions: of topics that a client creates.
+        running: False in an outage.
+        delays: how long a request of an operation takes, in seconds.
+        frozen: the clients that don't do anything now.
+    """
+
+    def __init__(
+        self,
+        *,
+        bootstrap: str,
+        poll_interval: float,
+        session_timeout: float,
+        default_partitions: int,
+    ) -> None:
+        self.bootstrap = bootstrap
+        self.poll_interval = poll_interval
+        self.session_timeout = session_timeout
+        self.default_partitions = default_partitions
+        self.running = True
+        self.topics: dict[str, list[PartitionLog]] = {}
+        self.delays: dict[Operation, float] = {}
+        self.frozen: set[object] = set()
+        self.commits: list[AcceptedCommit] = []
+        self._groups: dict[str, Group] = {}
+        self._failures: dict[Operation, deque[KafkaFailure]] = {}
+        self._waiters = trio.lowlevel.ParkingLot()
+
+    # Waiting
+
+    def changed(self) -> None:
+        """Something is not as it was: wake all who wait for that."""
+        self._waiters.unpark_all()
+
+    async def wait_changed(self, deadline: float = math.inf) -> None:
+        """Return after the next change, or at the deadline."""
+        with trio.move_on_at(deadline):
+            await self._waiters.park()
+
+    def arrival(self, operation: Operation, sent_at: float) -> float:
+        """When a request is answered as things are now; inf while nobody answers."""
+        return sent_at + self.delays.get(operation, 0.0) if self.running else math.inf
+
+    async def request(self, operation: Operation, *, within: float) -> None:
+        """Send a request, and return when it is answered.
+
+        Raises:
+            KafkaFailure: no answer `within` these seconds, or an error (`add_failures`).
+        """
+        sent_at = trio.current_time()
+        while (arrival := self.arrival(operation, sent_at)) > (now := trio.current_time()):
+            if now >= sent_at + within:
+                raise KafkaFailure(
+                    f"no broker answered at {self.bootstrap} within {within:g} s:"
+                    " is the address right, and does it run?",
+                    code="_TRANSPORT",
+                    retriable=True,
+                )
+            await self.wait_changed(min(sent_at + within, arrival))
+        if failure := self.next_failure(operation):
+            raise failure
+
+    # Failures
+
+    def add_failures(self, operation: Operation, failures: Iterable[KafkaFailure]) -> None:
+        """Let the next requests of an operation fail, one after another."""
+        self._failures.setdefault(operation, deque()).extend(failures)
+
+    def next_failure(self, operation: Operation) -> KafkaFailure | None:
+        """The failure that the request being answered now shall end in."""
+        failures = self._failures.get(operation)
+        return failures.popleft() if failures else None
+
+    # Commits
+
+    def commit(self, group: str, member: Member, offsets: Sequence[OffsetCommit]) -> None:
+        """Answer a commit that has arrived.
+
+        Raises:
+            KafkaFailure: nothing was committed.
+        """
+        self.expire(self.group(group))
+        if failure := self.next_failure("commit"):
+            raise failure
+        self.group(group).commit(member, offsets)
+        self.commits.extend(
+            AcceptedCommit(
+                time=trio.current_time(),
+                group=group,
+                client=member.client,
+                topic=commit.topic,
+                partition=commit.partition,
+                epoch=commit.epoch,
+                offset=commit.offset,
+                metadata=commit.metadata,
+            )
+            for commit in offsets
+        )
+        self.changed()
+
+    # Topics and groups
+
+    async def open(self, session: Session) -> None:
+        """Answer a client that wants to read the session's topics.
+
+        Raises:
+            KafkaFailure: no answer in time, or a named topic is missing.
+        """
+        await self.request("open", within=session.open_timeout)
+        for topic in session.topics:
+            if topic.startswith("^") or topic in self.topics:
+                continue
+            if not session.create_topics:
+                raise KafkaFailure(
+                    f"{self.bootstrap} has no topic {topic!r}: create it, or let the"
+                    " pipeline do so with create_topics=True",
+                    code="UNKNOWN_TOPIC_OR_PART",
+                )
+            self.create_topic(topic, self.default_partitions)
+
+    def expire(self, group: Group) -> None:
+        """Let the group go on without members whose sessions have ended."""
+        if self.running and group.expire(trio.current_time()):
+            self.changed()
+
+    def log(self, partition: TopicPartition) -> PartitionLog:
+        """The log of a partition.
+
+        Raises:
+            KafkaFailure: there is no such topic or partition.
+        """
+        logs = self.topics.get(partition.topic, [])
+        if not 0 <= partition.partition < len(logs):
+            raise KafkaFailure(
+                f"{self.bootstrap} has no partition {partition.topic}/{partition.partition}",
+                code="UNKNOWN_TOPIC_OR_PART",
+            )
+        return logs[partition.partition]
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Add a topic, and share its partitions out to those who are subscribed to it."""
+        if topic in self.topics:
+            raise ValueError(f"topic {topic!r} exists already")
+        if partitions < 1:
+            raise ValueError(f"partitions must be at least 1, not {partitions!r}")
+        self.topics[topic] = [
+            PartitionLog(TopicPartition(topic, number)) for number in range(partitions)
+        ]
+        for group in self._groups.values():
+            group.rebalance()
+        self.changed()
+
+    def group(self, name: str) -> Group:
+        """The group of this name, made when it is first asked for."""
+        if name not in self._groups:
+            self._groups[name] = Group(self._matching)
+        return self._groups[name]
+
+    def _matching(self, subscription: tuple[str, ...]) -> list[TopicPartition]:
+        return [
+            log.address
+            for topic, logs in self.topics.items()
+            if any(
+                re.match(name, topic) if name.startswith("^") else name == topic
+                for name in subscription
+            )
+            for log in logs
+        ]
