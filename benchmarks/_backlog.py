@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -53,7 +54,9 @@ def consumer_settings(bootstrap: str, name: str) -> dict[str, object]:
     }
 
 
-def make_backlog(bootstrap: str, topic: str, count: int, *, partitions: int = PARTITIONS) -> None:
+def make_backlog(
+    bootstrap: str, topic: str, count: int, *, partitions: int = PARTITIONS, keys: int = 100_000
+) -> None:
     """Produce `count` records of 100 bytes with a key of 10, unless they are there."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     if topic in admin.list_topics(timeout=30).topics:
@@ -61,14 +64,18 @@ def make_backlog(bootstrap: str, topic: str, count: int, *, partitions: int = PA
     for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
         future.result(30)
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 500_000}
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 50,
+            "queue.buffering.max.messages": 500_000,
+        }
     )
     value = b"v" * 100
     for index in range(count):
         while True:
             try:
                 producer.produce(
-                    topic, value, b"key-%06d" % (index * 7919 % 100_000), index % partitions
+                    topic, value, b"key-%06d" % (index * 7919 % keys), index % partitions
                 )
                 break
             except BufferError:
@@ -95,7 +102,7 @@ class Meter:
             time.perf_counter() - self._wall,
             time.process_time() - self._cpu,
             _collections() - self._collections,
-            _resident(),
+            resident(),
         )
 
 
@@ -103,9 +110,10 @@ def _collections() -> int:
     return sum(generation["collections"] for generation in gc.get_stats())
 
 
-def _resident() -> float:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def resident() -> float:
+    """Resident memory of this process in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def report(result: Result) -> None:

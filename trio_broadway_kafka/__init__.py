@@ -11,7 +11,8 @@ from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Stages
 from trio_broadway_kafka._model._policies import Skip, Stop
 from trio_broadway_kafka._model._statistics import PartitionStatistics, PipelineStatistics
-from trio_broadway_kafka._pipeline import Pipeline, open_pipeline
+from trio_broadway_kafka._open import open_pipeline
+from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka._run import run_pipeline
 
 __all__ = [

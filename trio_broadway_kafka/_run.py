@@ -11,7 +11,8 @@ import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
 from trio_broadway_kafka._model._options import Stages
-from trio_broadway_kafka._pipeline import Pipeline, open_pipeline
+from trio_broadway_kafka._open import open_pipeline
+from trio_broadway_kafka._pipeline import Pipeline
 
 __all__ = ["PipelineArguments", "run_pipeline"]
 

@@ -2,8 +2,8 @@
 
 Demand keeps two bounds: messages here and not finished ≤ ``max_in_flight``, and their
 bytes ≤ ``max_in_flight_bytes`` (as far as sizes can be foreseen, and but for the last
-message). What is unfinished is counted exactly only when an upper bound comes near half of the limit: counting looks at
-every live segment, which would be too much for each fetch.
+message). What is unfinished is counted exactly only when an upper bound comes near half of
+the limit: counting looks at every live segment, which would be too much for each fetch.
 """
 
 from __future__ import annotations

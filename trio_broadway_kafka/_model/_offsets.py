@@ -75,7 +75,7 @@ class Segment:
             raise ValueError("a segment with gaps needs its messages' real offsets")
         # zip() asks the list first, and a list iterator lets go of its list at the end.
         indices = iter(range(count))
-        self._untaken: Iterator[object] = indices
+        self._untaken: Iterator[Any] = indices
         self.items: Iterator[tuple[Any, int]] = zip(messages, indices, strict=False)
         self.busy: Any = None
 
@@ -103,8 +103,8 @@ class Segment:
         later message before these.
         """
         rest = [*taken, *self.items]
-        self._untaken = fresh = iter(rest)
-        self.items = fresh
+        self.items = fresh = iter(rest)
+        self._untaken = fresh
 
     def exhaust(self) -> int:
         """Take everything that nobody has taken, and do nothing with it. Returns how many.

@@ -105,6 +105,8 @@ class Acknowledger:
         with trio.move_on_after(_COMMIT_DEADLINE) as scope:
             try:
                 await self.commit()
+            except trio.ClosedResourceError:
+                await trio.sleep_forever()  # the client has failed, and has said so
             except KafkaFailure as failure:
                 if failure.code not in _NOT_A_MEMBER:
                     raise

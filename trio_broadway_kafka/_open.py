@@ -1,0 +1,115 @@
+"""`open_pipeline`: the options, and the block."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Literal
+
+import trio
+
+from trio_broadway_kafka._kafka._client import KafkaClient, Session
+from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
+from trio_broadway_kafka._pipeline import Pipeline
+
+__all__ = ["open_pipeline"]
+
+
+def open_pipeline(
+    *,
+    kafka: Mapping[str, object] | None = None,
+    topics: Iterable[str],
+    stages: Stages,
+    name: str | None = None,
+    start_from: Literal["committed"] = "committed",
+    create_topics: bool = False,
+    max_in_flight: int = 10_000,
+    max_in_flight_bytes: int = 64 * 2**20,
+    commit_interval: float = 1.0,
+    open_timeout: float = 30.0,
+    drain_timeout: float = 30.0,
+    revoke_timeout: float = 20.0,
+    close_timeout: float = 5.0,
+    client: KafkaClient | None = None,
+) -> AbstractAsyncContextManager[Pipeline]:
+    """Open a pipeline: ``async with open_pipeline(...) as pipeline: ...``.
+
+    Leaving the block drains: nothing more is polled, what has not started is left to
+    Kafka, what has started is finished, what is finished is committed. Leaving it by an
+    exception or a cancellation cancels the handlers at once, and commits what is finished.
+
+    Args:
+        kafka: librdkafka's settings under their dotted names, passed on untouched
+            (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md).
+            ``bootstrap.servers`` and ``group.id`` are needed. ``auto.offset.reset`` is
+            ``earliest`` unless given. Leave it out only with `client`.
+        topics: names, or patterns that start with ``^``.
+        stages: what to do with the messages.
+        name: the pipeline's, for logs; the group's name unless given.
+        start_from: where a partition starts: ``"committed"`` (the group's committed
+            offset, else as ``auto.offset.reset`` says).
+        create_topics: make missing topics with the broker's defaults.
+        max_in_flight: messages polled and not yet finished. If in doubt, leave it; do NOT
+            set it below `Stages.concurrency`.
+        max_in_flight_bytes: bytes of their values.
+        commit_interval: seconds between commits. 0 commits whenever something finished,
+            inf only on `Pipeline.commit`, on a revoke and on leaving.
+        open_timeout: seconds within which the broker must answer and the named topics
+            exist. Outages after that are waited out.
+        drain_timeout: seconds that leaving the block waits for what has started; then its
+            handlers are cancelled.
+        revoke_timeout: the same for partitions that are taken away; must be below
+            ``max.poll.interval.ms``.
+        close_timeout: seconds for the last commit and for closing the client.
+        client: in tests, a client of `testing.FakeBroker` instead of a real one.
+
+    Raises:
+        ConfigError: an option is wrong; raised before anything is opened.
+        ExceptionGroup: everything else, from opening to leaving: a `KafkaFailure`, a
+            handler's exception, the block's own. Catch them with ``except*``.
+    """
+    if not isinstance(stages, Stages):
+        raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
+    if start_from != "committed":
+        raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
+    options = PipelineOptions(
+        max_in_flight=max_in_flight,
+        max_in_flight_bytes=max_in_flight_bytes,
+        commit_interval=commit_interval,
+        open_timeout=open_timeout,
+        drain_timeout=drain_timeout,
+        revoke_timeout=revoke_timeout,
+        close_timeout=close_timeout,
+    )
+    session = Session(
+        topics=check_topics(topics),
+        create_topics=create_topics,
+        open_timeout=open_timeout,
+        revoke_timeout=revoke_timeout,
+        close_timeout=close_timeout,
+    )
+    if client is None:
+        if kafka is None:
+            raise ConfigError("kafka is missing: give at least bootstrap.servers and group.id")
+        # Here, not above: who uses a FakeBroker does not load librdkafka.
+        from trio_broadway_kafka._kafka._confluent import ConfluentClient
+
+        client = confluent = ConfluentClient(kafka)
+        confluent.check(session)
+    elif kafka is not None:
+        raise ConfigError("give either kafka or client, not both")
+    group = str(kafka["group.id"]) if kafka else "pipeline"
+    return _opened(Pipeline(name or group, client, session, stages, options))
+
+
+@asynccontextmanager
+async def _opened(pipeline: Pipeline) -> AsyncGenerator[Pipeline]:
+    async with trio.open_nursery() as nursery:
+        try:
+            await pipeline._open(nursery)
+            yield pipeline
+            await pipeline._leave()
+        finally:
+            with trio.CancelScope(shield=True):
+                await pipeline._close()
