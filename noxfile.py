@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import nox
 
@@ -78,9 +79,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The pipeline against a raw consume loop; see benchmarks/README.md."""
+    """The pipeline against a raw consume loop; -- latency, memory, slow_handlers: those."""
     install(session, "trio-broadway-kafka[broker]")
-    run_program(session, "benchmarks/pipeline.py")
+    arguments = [*session.posargs]
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "pipeline"
+    run_program(session, f"benchmarks/{name}.py", arguments=arguments)
 
 
 @nox.session
@@ -90,11 +93,13 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "-n", "docs", "docs/_build", *session.posargs)
 
 
-def run_program(session: nox.Session, *program: str) -> None:
+def run_program(
+    session: nox.Session, *program: str, arguments: Sequence[str] | None = None
+) -> None:
     session.run(
         "python",
         *program,
-        *session.posargs,
+        *(session.posargs if arguments is None else arguments),
         interrupt_timeout=ENDING,
         terminate_timeout=ENDING,
     )

@@ -118,7 +118,7 @@ class Recorder:
             for message in chunk.messages
         ]
 
-    async def until(self, condition: Callable[[], T]) -> T:
+    async def until(self, condition: Callable[[], T | None]) -> T:
         """What the condition gives, once that is true; TooSlowError if it takes too long."""
         with trio.fail_after(self.patience):
             while not (found := condition()):
@@ -180,17 +180,16 @@ class Member:
         Args:
             since: how many reports of ends to leave out of account.
         """
-        self.open_fetch()
-        return await self.events.until(
-            lambda: next(
-                (
-                    end
-                    for end in self.events.ends[since:]
-                    if (address(end), end.offset) == (partition, offset)
-                ),
-                None,
-            )
-        )
+
+        def reported() -> PartitionEnd | None:
+            # Messages that come first answer the fetch, and the end needs another.
+            self.open_fetch()
+            for end in self.events.ends[since:]:
+                if (address(end), end.offset) == (partition, offset):
+                    return end
+            return None
+
+        return await self.events.until(reported)
 
     async def commit(
         self, assigned: AssignedPartition, offset: int, metadata: str = ""

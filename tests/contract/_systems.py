@@ -122,14 +122,17 @@ class RealKafka:
         # Not at the top: the suite runs on the fake wherever this can't be imported.
         from trio_broadway_kafka._kafka._confluent import ConfluentClient
 
-        return ConfluentClient(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": group,
-                "group.protocol": self._protocol,
-                "auto.offset.reset": "earliest",
-            }
-        )
+        kafka: dict[str, object] = {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "group.protocol": self._protocol,
+            "auto.offset.reset": "earliest",
+        }
+        if self._protocol == "classic":
+            # A member hears of a rebalance in the answer to a heartbeat: every 3 s.
+            # Under KIP-848 the broker says how often; the client refuses the key.
+            kafka["heartbeat.interval.ms"] = 300
+        return ConfluentClient(kafka)
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         from trio_broadway_kafka.testing._topics import create_topic

@@ -14,9 +14,9 @@ from typing import Final
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition as Native
 from confluent_kafka.admin import (
     AdminClient,
-    ListOffsetsResultInfo,
-    NewTopic,
-    OffsetSpec,
+    ListOffsetsResultInfo,  # pyright: ignore[reportPrivateImportUsage]
+    NewTopic,  # pyright: ignore[reportPrivateImportUsage]
+    OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from trio_broadway_kafka._kafka._client import TopicPartition
@@ -72,7 +72,7 @@ class Admin:
         Raises:
             KafkaFailure: the broker refused, naming the topic.
         """
-        futures = self.connect().create_topics(
+        futures: dict[str, Future[None]] = self.connect().create_topics(
             [NewTopic(name) for name in names],
             operation_timeout=timeout,
             request_timeout=timeout,
@@ -95,8 +95,8 @@ class Admin:
             if self._config.read_committed
             else IsolationLevel.READ_UNCOMMITTED
         )
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        futures = self.connect().list_offsets(
+        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        futures: dict[Native, Future[ListOffsetsResultInfo]] = self.connect().list_offsets(
             {Native(*place): latest for place in partitions},
             isolation_level=level,
             request_timeout=REQUEST_TIMEOUT,

@@ -149,6 +149,7 @@ class ClientEvents(Protocol):
         """Messages and ends of partitions of live epochs, chunks before ends.
 
         A call with at least one chunk answers the open fetch; one with ends only does not.
+        An end may need an open fetch to be reported: who waits for it keeps fetching.
         """
 
     def failed(self, error: BaseException) -> None:
@@ -156,7 +157,12 @@ class ClientEvents(Protocol):
 
 
 class KafkaClient(Protocol):
-    """One member of a consumer group."""
+    """One member of a consumer group. It runs once.
+
+    What is called before `run` is done when it has started. After it has ended `fetch`,
+    `pause`, `resume`, `release` and `stop` do nothing, and what answers raises
+    ``trio.ClosedResourceError``.
+    """
 
     async def run(
         self,
@@ -208,6 +214,7 @@ class KafkaClient(Protocol):
                 or only a part, was committed.
             trio.ClosedResourceError: the client is closed.
         """
+        ...
 
     def release(
         self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
@@ -226,7 +233,9 @@ class KafkaClient(Protocol):
 
         Raises:
             KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
         """
+        ...
 
     def stop(self) -> None:
         """Leave the group and close: `run` returns soon. Partitions still ours are

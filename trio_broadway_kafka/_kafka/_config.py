@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError
 
 from trio_broadway_kafka._kafka._client import Session
 from trio_broadway_kafka._model._errors import ConfigError
@@ -198,7 +198,7 @@ class ClientConfig:
 
     def _refusal(self, error: Exception) -> str:
         cause = error.args[0] if error.args else error
-        text = str(cause.str() if hasattr(cause, "str") else cause).strip()
+        text = (cause.str() if isinstance(cause, KafkaError) else str(cause)).strip()
         text = text.removeprefix("Failed to create consumer: ")
         unknown = re.match(r'No such configuration property: "(.*)"', text)
         if unknown:
@@ -244,7 +244,7 @@ def _not_utf8(value: str) -> bool:
 
 
 def _secrets(kafka: Mapping[str, object]) -> list[str]:
-    found = set()
+    found: set[str] = set()
     for key, value in kafka.items():
         if SECRET.search(key) and isinstance(value, str | bytes):
             text = value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -176,12 +176,16 @@ class ConfluentClient:
             return await trio.to_thread.run_sync(
                 self._open, events, session, abandon_on_cancel=True, limiter=limiter
             )
+        cause = self._reports.token_error
+        why = "" if cause is None else f": the oauth_cb gave no token: {cause}"
         raise KafkaFailure(
-            f"connecting to {self._config.address} took longer than"
-            f" open_timeout={session.open_timeout:g} s",
-            code="_TIMED_OUT",
+            self._config.hide(
+                f"connecting to {self._config.address} took longer than"
+                f" open_timeout={session.open_timeout:g} s{why}"
+            ),
+            code="_TIMED_OUT" if cause is None else "_AUTHENTICATION",
             retriable=True,
-        )
+        ) from cause
 
     # -- in the thread
 

@@ -98,8 +98,8 @@ class Partitions:
             known: whether the offsets were answered by the broker.
             first_offset: where reading starts without a committed offset.
         """
-        assigned = []
-        left = []
+        assigned: list[AssignedPartition] = []
+        left: list[Native] = []
         for native in committed:
             self._epochs += 1
             has = known and native.offset >= 0
@@ -153,7 +153,7 @@ class Partitions:
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> list[Owned]:
         """The caller wants these again; returns those whose position is given."""
-        moved = []
+        moved: list[Owned] = []
         for place, offset in positions.items():
             if (owned := self._owned.get(place)) is not None:
                 owned.paused = False
@@ -173,7 +173,8 @@ class Partitions:
         if not self._unsettled:
             return
         self._unsettled = False
-        stop, go = [], []
+        stop: list[Owned] = []
+        go: list[Owned] = []
         for owned in self._owned.values():
             if owned.paused or self.resting:
                 if not owned.stopped:

@@ -91,7 +91,7 @@ class Reader:
     def _without_errors(
         self, messages: list[Message], ends: list[PartitionEnd]
     ) -> list[Message]:
-        good = []
+        good: list[Message] = []
         for message in messages:
             if message.error() is None:
                 good.append(message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = [
     "BroadwayKafkaError",
     "ConfigError",
@@ -41,6 +43,11 @@ class KafkaFailure(BroadwayKafkaError):
         super().__init__(text)
         self.code = code
         self.retriable = retriable
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the class without its keywords.
+        keywords = {"code": self.code, "retriable": self.retriable}
+        return partial(type(self), *self.args, **keywords), (), self.__dict__
 
 
 class PipelineBug(BroadwayKafkaError):

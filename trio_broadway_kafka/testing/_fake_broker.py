@@ -120,7 +120,7 @@ class FakeBroker:
         partitions = len(self._logs(topic))
         if timestamp is None:
             timestamp = round(_now() * 1000)
-        messages = []
+        messages: list[FakeMessage] = []
         for value in values:
             number = partition
             if number is None and key is not None:

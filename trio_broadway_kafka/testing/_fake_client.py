@@ -290,7 +290,7 @@ class FakeClient:
         self._cluster.changed()
 
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
-        taken = []
+        taken: list[AssignedPartition] = []
         for partition in partitions:
             self._epoch += 1
             self.group.take(self._member, partition, self._epoch)

@@ -32,10 +32,10 @@ class Member:
 
     client: object
     topics: tuple[str, ...]
-    owned: dict[TopicPartition, int] = field(default_factory=dict)
-    lost: dict[TopicPartition, int] = field(default_factory=dict)
-    forfeited: set[int] = field(default_factory=set)
-    returning: set[TopicPartition] = field(default_factory=set)
+    owned: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    lost: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    forfeited: set[int] = field(default_factory=set[int])
+    returning: set[TopicPartition] = field(default_factory=set[TopicPartition])
     fenced: bool = False
     expires_at: float = math.inf
 
@@ -204,8 +204,10 @@ def assign_sticky(
         previous: the assignment to stay close to.
     """
     shares: dict[Member, list[TopicPartition]] = {member: [] for member in wanted}
-    orphans = []
-    for partition in sorted(set().union(*wanted.values())):
+    orphans: list[TopicPartition] = []
+    for partition in sorted(
+        {partition for covered in wanted.values() for partition in covered}
+    ):
         keeper = previous.get(partition)
         if keeper is not None and partition in wanted.get(keeper, ()):
             shares[keeper].append(partition)

@@ -54,8 +54,9 @@ class FakeMessage:
         """``(1, milliseconds)``: 1 is the type "time of creation"."""
         return (1, self._timestamp)
 
-    def error(self) -> None:
+    def error(self) -> Exception | None:
         """None: what the fake reports as an error never travels as a message."""
+        return None
 
     def __len__(self) -> int:
         """Bytes of the value. As with confluent's, an empty record is false."""

@@ -58,6 +58,7 @@ class Reader:
         # A fetch is reserved in the caller's moment and opened between two polls.
         self._reserved = False
         self._count = 0
+        self._has_waited = False
         self._seen_at: float | None = None
         self._turn = 0
         self._failed = False
@@ -106,6 +107,7 @@ class Reader:
     def open(self, count: int) -> None:
         """Let the reserved fetch be answered."""
         self._count = count
+        self._has_waited = False
 
     @property
     def has_open_fetch(self) -> bool:
@@ -141,6 +143,7 @@ class Reader:
         waiting = {address: live.available() for address, live in self._live.items()}
         if not any(waiting.values()) and not self._new_ends():
             self._seen_at = None
+            self._has_waited = True
             return False
         if self._seen_at is None:
             self._seen_at = trio.current_time()
@@ -154,9 +157,11 @@ class Reader:
                 events.failed(failure)
             return False
         chunks = self._take_chunks(waiting)
-        # The end of a partition takes a place in the consumer's queue, after its messages.
+        # The end of a partition stands in the consumer's queue behind its messages: it takes
+        # a place, and a poll that has waited returns with the messages, before it is there.
         full = sum(len(chunk.messages) for chunk in chunks) >= self._count
-        ends = [] if full else self._take_ends()
+        ends = [] if full or (chunks and self._has_waited) else self._take_ends()
+        self._has_waited = True
         if chunks:
             self._count = 0
             self._reserved = False
@@ -170,7 +175,7 @@ class Reader:
         self._turn += 1
         rotated = addresses[start:] + addresses[:start]
         counts = share_out(self._count, [waiting[address] for address in rotated])
-        chunks = []
+        chunks: list[Chunk] = []
         for address, count in zip(rotated, counts, strict=True):
             if not count:
                 continue
@@ -193,7 +198,7 @@ class Reader:
         return [live for live in self._live.values() if live.is_at_new_end()]
 
     def _take_ends(self) -> list[PartitionEnd]:
-        ends = []
+        ends: list[PartitionEnd] = []
         for live in self._new_ends():
             live.end_reported = live.log.end
             assigned = live.assigned
