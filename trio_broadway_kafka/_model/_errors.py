@@ -46,8 +46,8 @@ class KafkaFailure(BroadwayKafkaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default would call the class without its keywords.
-        keywords = {"code": self.code, "retriable": self.retriable}
-        return partial(type(self), *self.args, **keywords), (), self.__dict__
+        make = partial(type(self), *self.args, code=self.code, retriable=self.retriable)
+        return make, (), self.__dict__
 
 
 class PipelineBug(BroadwayKafkaError):
