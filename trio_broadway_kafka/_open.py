@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Literal
-
-import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
 from trio_broadway_kafka._pipeline import Pipeline
 
-__all__ = ["open_pipeline"]
+__all__ = ["Opening", "open_pipeline"]
 
 
 def open_pipeline(
@@ -100,16 +99,37 @@ def open_pipeline(
     elif kafka is not None:
         raise ConfigError("give either kafka or client, not both")
     group = str(kafka["group.id"]) if kafka else "pipeline"
-    return _opened(Pipeline(name or group, client, session, stages, options))
+    return Opening(Pipeline(name or group, client, session, stages, options))
+
+
+class Opening(AbstractAsyncContextManager[Pipeline]):
+    """What `open_pipeline` returns: the block.
+
+    Attributes:
+        pipeline: what is opened by entering.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._block = _block(pipeline)
+
+    async def __aenter__(self) -> Pipeline:
+        """Open the pipeline."""
+        return await self._block.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Drain and close the pipeline."""
+        return await self._block.__aexit__(kind, error, traceback)
 
 
 @asynccontextmanager
-async def _opened(pipeline: Pipeline) -> AsyncGenerator[Pipeline]:
-    async with trio.open_nursery() as nursery:
-        try:
-            await pipeline._open(nursery)
-            yield pipeline
-            await pipeline._leave()
-        finally:
-            with trio.CancelScope(shield=True):
-                await pipeline._close()
+async def _block(pipeline: Pipeline) -> AsyncGenerator[Pipeline]:
+    async with pipeline._lifetime():
+        await pipeline._open()
+        yield pipeline
+        await pipeline._leave()

@@ -15,8 +15,8 @@ past the deadline it is abandoned.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
 import trio
@@ -52,6 +52,9 @@ _GAP_FACTOR = 10
 # Seconds between two looks at whether a partition is caught up: what is finished is a flag
 # that nobody is told of.
 _LOOK = 0.01
+
+# Seconds between two tries of asking for the partitions' ends.
+_ASK_AGAIN = 0.1
 
 
 class Pipeline:
@@ -97,18 +100,30 @@ class Pipeline:
         self._unfinished = 0
         self._ended_counts = Counts()
         self._revokes: set[trio.CancelScope] = set()
+        self._is_open = False
         self._nursery: trio.Nursery
 
     # Opening and closing.
 
-    async def _open(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._assignment.processors.start(nursery)
-        nursery.start_soon(self._acknowledger.run)
-        nursery.start_soon(self._acknowledger.commit_regularly)
-        nursery.start_soon(self._source.fetch_on_demand)
-        nursery.start_soon(self._raise_failure)
-        await nursery.start(self._source.run)
+    @asynccontextmanager
+    async def _lifetime(self) -> AsyncGenerator[trio.Nursery]:
+        """The nursery and its tasks; at the end all of it is closed."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._assignment.processors.start(nursery)
+            nursery.start_soon(self._acknowledger.run)
+            nursery.start_soon(self._acknowledger.commit_regularly)
+            nursery.start_soon(self._source.fetch_on_demand)
+            nursery.start_soon(self._raise_failure)
+            try:
+                yield nursery
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close()
+
+    async def _open(self) -> None:
+        await self._nursery.start(self._source.run)
+        self._is_open = True
 
     async def _raise_failure(self) -> None:
         failure = await self._failure.wait_value(lambda failure: failure is not None)
@@ -242,7 +257,7 @@ class Pipeline:
         """
         await self.wait_assigned()
         waiting = dict(self._partitions)
-        ends = await self._client.end_offsets(list(waiting))
+        ends = await self._ends(list(waiting))
         async with aclosing(periodic(_LOOK)) as looks:
             async for _ in looks:
                 for address, state in [*waiting.items()]:
@@ -251,6 +266,17 @@ class Pipeline:
                         del waiting[address]
                 if not waiting:
                     return
+
+    async def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """The partitions' ends now. A topic that is new may need some tries."""
+        deadline = trio.current_time() + self._options.open_timeout
+        while True:
+            try:
+                return await self._client.end_offsets(partitions)
+            except KafkaFailure as failure:
+                if not failure.retriable or trio.current_time() >= deadline:
+                    raise
+            await trio.sleep(_ASK_AGAIN)
 
     async def wait_finished(self) -> None:
         """Wait until the pipeline has nothing more to do: it was drained."""

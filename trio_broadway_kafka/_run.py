@@ -11,7 +11,7 @@ import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
 from trio_broadway_kafka._model._options import Stages
-from trio_broadway_kafka._open import open_pipeline
+from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 
 __all__ = ["PipelineArguments", "run_pipeline"]
@@ -50,25 +50,31 @@ async def run_pipeline(
 
     The first of `drain_signals` drains the pipeline: what has started is finished and
     committed, within ``drain_timeout``. The second cancels its handlers at once; what is
-    finished is committed all the same. Either way this returns normally.
+    finished is committed all the same. A signal while the pipeline is being opened ends
+    that. Either way this returns normally.
 
     Raises:
         ConfigError: an option is wrong.
         ExceptionGroup: what `open_pipeline` lets out; catch it with ``except*``.
     """
+    opening = open_pipeline(**arguments)
+    assert isinstance(opening, Opening)
+    pipeline = opening.pipeline
     with trio.open_signal_receiver(*drain_signals) as received:
-        async with open_pipeline(**arguments) as pipeline:
-            pipeline._nursery.start_soon(_obey, received, pipeline)
+        async with pipeline._lifetime() as nursery:
+            nursery.start_soon(_obey, received, pipeline)
+            await pipeline._open()
             await pipeline.wait_finished()
+            await pipeline._leave()
 
 
 async def _obey(received: AsyncIterator[int], pipeline: Pipeline) -> None:
-    """The first signal drains, the second cancels."""
+    """The first signal drains, the second cancels; one while opening cancels that."""
     draining = False
     async for number in received:
         name = signal.Signals(number).name
-        if draining:
-            _log.warning("%s: %s again: cancelling the handlers", pipeline.name, name)
+        if draining or not pipeline._is_open:
+            _log.warning("%s: %s: cancelling", pipeline.name, name)
             pipeline._nursery.cancel_scope.cancel()
         else:
             draining = True

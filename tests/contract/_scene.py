@@ -46,6 +46,13 @@ class Scene:
         """The group's committed offset of a partition, as an outsider sees it."""
         return await self.store.committed(self.topic, partition, self.group)
 
+    async def has_members(self, count: int) -> None:
+        """Wait until the group has this many members."""
+        with trio.fail_after(self.patience):
+            # The broker tells nobody when it changes: it has to be asked.
+            while await self.store.members(self.group) != count:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+
     def new_client(self) -> KafkaClient:
         """A client of the group that does not run yet."""
         return self.store.client(self.group)

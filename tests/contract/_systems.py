@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import trio
-from confluent_kafka import Consumer, Producer, TopicPartition as ConfluentPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    Producer,
+    TopicPartition as ConfluentPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from trio_broadway_kafka._kafka._client import KafkaClient
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
@@ -50,6 +56,10 @@ class Store(Protocol):
         ...
 
     async def committed(self, topic: str, partition: int, group: str) -> int | None: ...
+
+    async def members(self, group: str) -> int:
+        """How many members the group has agreed on; 0 while it rebalances."""
+        ...
 
 
 class FakeKafka:
@@ -96,6 +106,10 @@ class FakeKafka:
 
     async def committed(self, topic: str, partition: int, group: str) -> int | None:
         return self.broker.committed(topic, partition, group)
+
+    async def members(self, group: str) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self.broker.client(group).group.members)
 
 
 class RealKafka:
@@ -197,3 +211,11 @@ class RealKafka:
             return int(found.offset) if found.offset >= 0 else None
 
         return await trio.to_thread.run_sync(committed)
+
+    async def members(self, group: str) -> int:
+        def members() -> int:
+            admin = AdminClient({"bootstrap.servers": self._bootstrap})
+            found = admin.describe_consumer_groups([group])[group].result(30)
+            return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
+
+        return await trio.to_thread.run_sync(members)

@@ -168,3 +168,16 @@ async def test_the_group_reads_every_message_once_across_a_rebalance(kafka: Scen
     assert sorted(v or b"" for v in together) == sorted(
         b"%d-%d" % (number, n) for number in range(2) for n in range(50)
     )
+
+
+async def test_a_member_that_owns_nothing_leaves_its_group_all_the_same(kafka: Scene) -> None:
+    # One left behind holds up every rebalance until its session expires (45 s here, longer
+    # than `has_members` waits), and the others' commits with it.
+    owner = await kafka.start_owner(1)
+    owner.release_at_once()
+    idle = await kafka.start()
+    await kafka.has_members(2)
+    idle.client.stop()
+    with trio.fail_after(kafka.patience):
+        await idle.closed.wait()
+    await kafka.has_members(1)

@@ -75,3 +75,22 @@ async def test_other_signals_can_be_chosen_and_a_failure_comes_out(
             stages=Stages(handle_message=handle),
             drain_signals=[signal.SIGUSR1],
         )
+
+
+async def test_a_signal_while_opening_ends_that(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.stop()
+
+    async def handle(message: Message) -> None: ...
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: run_pipeline(
+                client=broker.client(), topics=["t"], stages=Stages(handle_message=handle)
+            )
+        )
+        await trio.sleep(3)
+        signal.raise_signal(signal.SIGINT)
+    assert trio.current_time() == pytest.approx(3)

@@ -37,7 +37,7 @@ async def test_statistics_tell_what_is_where(autojump_clock: trio.testing.MockCl
             committed=None,
             highest_finished=None,
             end=0,
-            lag=None,
+            lag=0,
             in_flight=0,
             oldest_unacked_s=None,
             paused=(),
@@ -116,3 +116,19 @@ async def test_wait_assigned_returns_once_there_is_an_assignment(
         broker.create_topic("late")
         with trio.fail_after(1):
             await pipeline.wait_assigned()
+
+
+async def test_wait_caught_up_asks_again_when_a_leader_is_not_known_yet(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", b"v")
+    broker.fail_next("end_offsets", "LEADER_NOT_AVAILABLE", times=5)
+
+    async def handle(message: Message) -> None: ...
+
+    async with open_pipeline(
+        client=broker.client(), topics=["t"], stages=Stages(handle_message=handle)
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+        assert trio.current_time() == pytest.approx(0.5, abs=0.05)

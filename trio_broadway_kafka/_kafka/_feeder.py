@@ -164,6 +164,11 @@ class Feeder:
         finally:
             self.stopping = True
             try:
+                if not self._partitions.any():
+                    # Without it close() sends no LeaveGroup for a member that owns nothing
+                    # (librdkafka 2.16, classic groups): the others would wait for it in
+                    # every rebalance, unable to commit, until its session expires.
+                    self._consumer.unsubscribe()
                 # Serves a revoke inside, for which nothing is left to be done.
                 self._consumer.close()
             except BaseException as error:

@@ -68,6 +68,10 @@ class Partitions:
         """The assignment of a partition now."""
         return self._owned.get(cast(TopicPartition, (topic, partition)))
 
+    def any(self) -> bool:
+        """Whether any partition is assigned."""
+        return bool(self._owned)
+
     def is_live(self, owned: Owned) -> bool:
         """Whether the epoch of `owned` has not ended."""
         return self.get(owned.assigned.topic, owned.assigned.partition) is owned

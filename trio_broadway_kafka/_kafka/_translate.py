@@ -36,6 +36,8 @@ _RETRIABLE: Final = OUTAGE | frozenset({
     "_IN_PROGRESS", "_PREV_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS",
     "COORDINATOR_NOT_AVAILABLE", "LEADER_NOT_AVAILABLE", "NOT_COORDINATOR",
     "NOT_LEADER_FOR_PARTITION", "OFFSET_NOT_AVAILABLE", "UNSTABLE_OFFSET_COMMIT",
+    # A topic that was made just now.
+    "_NOENT", "FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH",
     # A poll lets the client catch up with its group; then the same commit succeeds.
     "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH",
 })  # fmt: skip

@@ -22,8 +22,8 @@ class PartitionStatistics:
         committed: the group's committed offset as far as known.
         highest_finished: offset of the last finished message, None if there is none.
         end: the partition's end as far as known; it is learnt from fetches.
-        lag: `end` less `committed`, None while either is unknown: the number that lag
-            tools show.
+        lag: offsets from `committed` (without one, from where reading started) to `end`,
+            None while unknown: the number that lag tools show.
         in_flight: messages here and not finished.
         oldest_unacked_s: seconds since the first unfinished message arrived (with those
             it arrived together with), None if all are finished.
@@ -136,7 +136,6 @@ def _of_partition(
     state: PartitionOffsets, paused: tuple[str, ...], now: float
 ) -> PartitionStatistics:
     since = state.oldest_unfinished_since
-    known = state.end is not None and state.committed is not None
     return PartitionStatistics(
         topic=state.topic,
         partition=state.partition,
@@ -145,7 +144,7 @@ def _of_partition(
         committed=state.committed,
         highest_finished=state.highest_finished,
         end=state.end,
-        lag=max(0, (state.end or 0) - (state.committed or 0)) if known else None,
+        lag=state.lag,
         in_flight=state.unfinished,
         oldest_unacked_s=None if since is None else now - since,
         paused=paused,
