@@ -13,10 +13,11 @@ import trio
 
 from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._failures import Failures
-from trio_broadway_kafka._stages._processor import Processors
+from trio_broadway_kafka._stages._processors import Processors
 
 __all__ = ["Assignment", "make_lanes"]
 
@@ -72,21 +73,13 @@ class Assignment:
             lanes=lanes,
             lane_of=stages.ordering if callable(stages.ordering) else None,
             count=stages.concurrency,
-            settle=self._settle,
+            settle=self.failures.settle,
+            stop=self.drop_all,
             want=want,
             clock=clock,
         )
         self._partitions: set[PartitionOffsets] = set()
         self._draining = False
-
-    def _settle(self, message: Message, error: BaseException) -> int:
-        try:
-            return self.failures.settle(message, error)
-        except BaseException:
-            # The pipeline ends: nothing more may start, not even what another processor
-            # would take before it is cancelled.
-            self.drop_all()
-            raise
 
     def set_share(self, share: int) -> None:
         """How many blocked messages of one partition may be here from now on."""
@@ -102,8 +95,8 @@ class Assignment:
         self._partitions.difference_update(partitions)
 
     def received(self, segments: Sequence[Segment]) -> None:
-        """Segments were added to the lanes."""
-        if segments:
+        """Segments were added to the lanes, or (with none) some that were held came back."""
+        if segments or self.processors.has_work():
             self.processors.wake()
 
     def drop_all(self) -> None:
@@ -135,11 +128,12 @@ class Assignment:
     async def cut_off(self, partitions: Collection[PartitionOffsets]) -> int:
         """Cancel the handlers of these partitions. Returns how many there were."""
         running = self.processors.handling(partitions)
+        left = sum(processor.message is not None for processor in running)
         for processor in running:
             processor.interrupt()
         with trio.move_on_after(_UNWIND):
             await self.processors.wait_done(partitions)
-        return len(running)
+        return left
 
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions and cancel their handlers, without waiting."""

@@ -132,4 +132,4 @@ async def _block(pipeline: Pipeline) -> AsyncGenerator[Pipeline]:
     async with pipeline._lifetime():
         await pipeline._open()
         yield pipeline
-        await pipeline._leave()
+        await pipeline.drain()

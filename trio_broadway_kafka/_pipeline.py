@@ -31,8 +31,9 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._errors import KafkaFailure
-from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages
+from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import (
     Counts,
     PipelineStatistics,
@@ -129,9 +130,6 @@ class Pipeline:
         failure = await self._failure.wait_value(lambda failure: failure is not None)
         assert failure is not None
         raise failure
-
-    async def _leave(self) -> None:
-        await self.drain(timeout=self._options.drain_timeout)
 
     async def _close(self) -> None:
         """End the stages, commit, close the client. Shielded; ends by `close_timeout`, but
@@ -307,7 +305,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         self._check_open()
-        if self._is_handler():
+        if self._assignment.processors.includes_caller():
             raise RuntimeError(
                 "drain() was called from inside a handler, where it would wait for itself; "
                 "set an event that the block's body waits for, and leave the block there"
@@ -329,15 +327,6 @@ class Pipeline:
         else:
             await self.wait_finished()
         return self._unfinished
-
-    def _is_handler(self) -> bool:
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not None:
-            if task in self._assignment.processors.tasks:
-                return True
-            nursery = task.parent_nursery
-            task = None if nursery is None else nursery.parent_task
-        return False
 
     def pause(self, topic: str, partition: int) -> None:
         """Fetch no more of a partition until `resume`. What is here already is handled.

@@ -65,7 +65,7 @@ async def run_pipeline(
             nursery.start_soon(_obey, received, pipeline)
             await pipeline._open()
             await pipeline.wait_finished()
-            await pipeline._leave()
+            await pipeline.drain()
 
 
 async def _obey(received: AsyncIterator[int], pipeline: Pipeline) -> None:

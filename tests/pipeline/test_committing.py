@@ -156,7 +156,7 @@ async def test_a_commit_that_is_tried_again_is_computed_again(
         await trio.sleep(12)
     offsets = [commit.offset for commit in broker.commits]
     assert offsets == sorted(set(offsets))
-    assert offsets[0] > 60  # what the first tries would have committed is long past
+    assert offsets[0] >= 40  # what the first tries would have committed is long past
     assert offsets[-1] == 200
 
 

@@ -132,3 +132,24 @@ async def test_wait_caught_up_asks_again_when_a_leader_is_not_known_yet(
     ) as pipeline:
         await pipeline.wait_caught_up()
         assert trio.current_time() == pytest.approx(0.5, abs=0.05)
+
+
+async def test_lag_is_known_before_the_first_commit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.gap("t", 0, 10)
+    broker.produce("t", *[b"v"] * 5)
+
+    async def handle(message: Message) -> None:
+        await trio.sleep_forever()
+
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=handle),
+        drain_timeout=0,
+    ) as pipeline:
+        await trio.sleep(1)
+        (partition,) = pipeline.statistics().partitions
+        assert (partition.committed, partition.lag) == (None, 5)

@@ -21,11 +21,16 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Any, Protocol
 
-from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
 
 __all__ = ["KeyedLanes", "Lanes", "PartitionLanes", "UnorderedLanes"]
 
 _Address = tuple[str, int]
+
+# Why a partition is held: somebody asked for it, or too many of its messages are parked.
+_ASKED = 1
+_FULL = 2
 
 
 class Lanes(Protocol):
@@ -140,9 +145,13 @@ class UnorderedLanes:
 
     def hold(self, partition: PartitionOffsets) -> None:
         """Set the partition's segments aside: nobody takes from them until `let_go`."""
-        if partition.held:
+        self._hold(partition, _ASKED)
+
+    def _hold(self, partition: PartitionOffsets, reason: int) -> None:
+        held = partition.held
+        partition.held |= reason
+        if held:
             return
-        partition.held = True
         kept: deque[Segment] = deque()
         for segment in self.ready:
             if segment.partition is partition:
@@ -154,8 +163,11 @@ class UnorderedLanes:
 
     def let_go(self, partition: PartitionOffsets) -> None:
         """Take the partition's segments back in."""
-        if partition.held:
-            partition.held = False
+        self._let_go(partition, _ASKED | _FULL)
+
+    def _let_go(self, partition: PartitionOffsets, reasons: int) -> None:
+        partition.held &= ~reasons
+        if not partition.held:
             self.ready.extend(partition.aside)
             partition.aside.clear()
 
@@ -303,7 +315,7 @@ class KeyedLanes(UnorderedLanes):
             segment.put_back([(raw, index)])
             if segment not in self.ready:
                 self.ready.appendleft(segment)
-            self.hold(partition)
+            self._hold(partition, _FULL)
             return False
         busy = segment.busy
         parked = busy[lane]
@@ -325,7 +337,7 @@ class KeyedLanes(UnorderedLanes):
         partition = item[0].partition
         partition.parked -= 1
         if partition.held and partition.parked <= self.share // 2:
-            self.let_go(partition)
+            self._let_go(partition, _FULL)
         return item
 
     def put_back_parked(

@@ -1,4 +1,4 @@
-"""What is finished of a partition, and so what may be committed. Pure: no trio, no Kafka.
+"""What is finished of a partition, and so what may be committed.
 
 The rule, in a sentence: the committed offset is the offset after the longest contiguous
 prefix of finished messages, over the offsets that were really delivered.
@@ -12,129 +12,10 @@ message.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter, length_hint
-from typing import Any
 
-__all__ = ["SKIPPED", "SUCCEEDED", "PartitionOffsets", "Segment"]
+from trio_broadway_kafka._model._segment import SKIPPED, SUCCEEDED, Segment
 
-# Values of a segment's flags. Zero is unfinished; every other value is finished.
-SUCCEEDED = 1
-SKIPPED = 2
-
-
-class Segment:
-    """The messages of one partition that arrived together, and which are finished.
-
-    Attributes:
-        partition: the assignment they belong to.
-        items: the one iterator of ``(raw message, index)`` from which all takers take.
-        flags: one byte a message; zero is unfinished.
-        first: offset of the first message.
-        last: offset of the last one.
-        size: bytes of the messages' values.
-        received_at: when it arrived, in seconds of the pipeline's clock.
-    """
-
-    __slots__ = (
-        "_offsets",
-        "_untaken",
-        "busy",
-        "first",
-        "flags",
-        "items",
-        "last",
-        "partition",
-        "received_at",
-        "size",
-    )
-
-    def __init__(
-        self,
-        partition: PartitionOffsets,
-        messages: Sequence[Any],
-        *,
-        first: int,
-        last: int,
-        offsets: Sequence[int] | None = None,
-        size: int = 0,
-        received_at: float = 0.0,
-    ) -> None:
-        count = len(messages)
-        # The real offsets are kept only where they have gaps; offsets increase, so
-        # having as many as the span holds means that there are none.
-        contiguous = last - first + 1 == count
-        self.partition = partition
-        self.flags = bytearray(count)
-        self.first = first
-        self.last = last
-        self.size = size
-        self.received_at = received_at
-        self._offsets = None if contiguous else offsets
-        if not contiguous and (offsets is None or len(offsets) != count):
-            raise ValueError("a segment with gaps needs its messages' real offsets")
-        # zip() asks the list first, and a list iterator lets go of its list at the end.
-        indices = iter(range(count))
-        self._untaken: Iterator[Any] = indices
-        self.items: Iterator[tuple[Any, int]] = zip(messages, indices, strict=False)
-        self.busy: Any = None
-
-    def __len__(self) -> int:
-        return len(self.flags)
-
-    @property
-    def untaken(self) -> int:
-        """How many messages nobody has taken yet."""
-        return length_hint(self._untaken)
-
-    @property
-    def unfinished(self) -> int:
-        """How many messages are not finished."""
-        return self.flags.count(0)
-
-    def offset_of(self, index: int) -> int:
-        """The offset of the message at `index`."""
-        return self.first + index if self._offsets is None else self._offsets[index]
-
-    def put_back(self, taken: Iterable[tuple[Any, int]]) -> None:
-        """Put what was taken back before the rest.
-
-        Whoever still holds the old ``items`` finds it exhausted, so that nobody takes a
-        later message before these.
-        """
-        rest = [*taken, *self.items]
-        self.items = fresh = iter(rest)
-        self._untaken = fresh
-
-    def exhaust(self) -> int:
-        """Take everything that nobody has taken, and do nothing with it. Returns how many.
-
-        From then on nothing here keeps a message alive: until it is asked once more, the
-        iterator holds the whole list, and even then zip() its last tuple.
-        """
-        count = sum(1 for _ in self.items)
-        self.items = self._untaken = iter(())
-        return count
-
-    def truncate(self, at_most: int) -> int:
-        """Drop untaken messages at the segment's end, as if they had never arrived.
-
-        Returns how many. What was taken, or put back before a taken one, stays.
-        """
-        rest = sorted(self.items, key=itemgetter(1))
-        kept = len(self.flags)
-        least = kept - at_most
-        while kept > least and rest and rest[-1][1] == kept - 1:
-            kept -= 1
-            rest.pop()
-        dropped = len(self.flags) - kept
-        if dropped:
-            self.size = self.size * kept // len(self.flags)
-            if kept:
-                self.last = self.offset_of(kept - 1)
-            del self.flags[kept:]
-        self.put_back(rest)
-        return dropped
+__all__ = ["PartitionOffsets"]
 
 
 class PartitionOffsets:
@@ -159,6 +40,8 @@ class PartitionOffsets:
         "_retired",
         "_segments",
         "_skipped",
+        "_start",
+        "_tail",
         "aside",
         "committed",
         "draining",
@@ -191,12 +74,14 @@ class PartitionOffsets:
         self._refetching = False
         self._highest_retired: int | None = None
         self._dropped = 0
+        self._start: int | None = None
         self._retired = 0
         self._skipped = 0
+        self._tail: int | None = None  # the offset behind what has arrived and is left
         # The lanes' own (see _lanes): how many messages are parked behind busy lanes, and
-        # the segments nobody takes from for now.
+        # the segments nobody takes from for now, and why.
         self.parked = 0
-        self.held = False
+        self.held = 0
         self.aside: deque[Segment] = deque()
 
     def __repr__(self) -> str:
@@ -204,8 +89,11 @@ class PartitionOffsets:
 
     def receive(self, segment: Segment) -> None:
         """Count a segment that arrived; segments arrive in the order of their offsets."""
+        if self._start is None:
+            self._start = segment.first
         self.received += len(segment)
-        self.position = segment.last + 1
+        segment._behind = self._tail
+        self._tail = self.position = segment.last + 1
         self._refetching = False
 
     def add(self, segment: Segment) -> None:
@@ -293,6 +181,21 @@ class PartitionOffsets:
         return total
 
     @property
+    def lag(self) -> int | None:
+        """Offsets from the committed one to the end, None while either is unknown.
+
+        Without a committed offset it counts from where reading started.
+        """
+        if self.end is None:
+            return None
+        base = self.committed
+        if base is None:
+            base = self._start
+        if base is None:  # nothing has arrived; has nothing been there?
+            return 0 if self._read_to >= self.end else None
+        return max(0, self.end - base)
+
+    @property
     def highest_finished(self) -> int | None:
         """The offset of the last finished message, None if there is none."""
         for segment in reversed(self._segments):
@@ -310,10 +213,13 @@ class PartitionOffsets:
     def truncate(self, segment: Segment, at_most: int) -> int:
         """Drop the untaken end of `segment`; the next fetch is to start there.
 
-        Nothing behind it may be left: segments are dropped last first. Returns how many
-        messages were dropped.
+        Returns how many messages were dropped: none if any is left behind the segment, for
+        that would be committed over what was dropped.
         """
+        if self._tail != segment.last + 1:
+            return 0
         if dropped := segment.truncate(at_most):
+            self._tail = segment.last + 1 if segment.flags else segment._behind
             self.received -= dropped
             self.refetch_from(segment.first if not segment.flags else segment.last + 1)
         return dropped

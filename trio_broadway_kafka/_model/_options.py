@@ -77,8 +77,9 @@ class Stages:
                 f"ordering must be one of {', '.join(map(repr, _ORDERINGS))} or a function "
                 f"of the message, not {self.ordering!r}"
             )
-        if inspect.iscoroutinefunction(self.ordering):
-            raise ConfigError("ordering must be a plain function, not an async one")
+        for name in ("ordering", "on_failure"):
+            if _is_async(getattr(self, name)):
+                raise ConfigError(f"{name} must be a plain function, not an async one")
         if not isinstance(self.concurrency, int) or self.concurrency < 1:
             raise ConfigError(
                 f"concurrency must be a whole number of 1 or more, not {self.concurrency!r}"
@@ -102,7 +103,10 @@ def check_topics(topics: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(topics, str):
         raise ConfigError(f"topics must be a list of names: write topics=[{topics!r}]")
-    names = tuple(topics)
+    try:
+        names = tuple(topics)
+    except TypeError:
+        raise ConfigError(f"topics must be a list of names, not {topics!r}") from None
     if not names:
         raise ConfigError("topics is empty: name at least one topic, or a pattern '^...'")
     for name in names:

@@ -22,7 +22,8 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 from trio_broadway_kafka._model._errors import KafkaFailure
-from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
 
 __all__ = ["Acknowledger"]
 

@@ -6,8 +6,8 @@ import logging
 
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._offsets import SKIPPED
 from trio_broadway_kafka._model._policies import OnFailure, Skip, Stop
+from trio_broadway_kafka._model._segment import SKIPPED
 
 __all__ = ["Failures"]
 
@@ -39,8 +39,9 @@ class Failures:
             policy = policy(message)
         match policy:
             case Skip():
-                # The type only: an exception's text may hold what the message holds.
-                _log.warning("skipped %r: %s", message, type(error).__name__)
+                # The type only: an exception's text may hold what the message holds. And
+                # no message in the record: who keeps records would keep payloads.
+                _log.warning("skipped %s: %s", repr(message), type(error).__name__)
                 return SKIPPED
             case Stop():
                 note_where(error, message)

@@ -1,179 +1,38 @@
-"""The processors: N tasks that take messages and run the handler.
+"""A processor: a task that takes messages and runs the handler.
 
 The loops below are the hot path. A message whose handler does not wait costs no task, no
-scope, no channel hop and no checkpoint of its own; a checkpoint is due once in `PACE`
-seconds for all processors together. The order rules they keep are stated in
-``_model/_lanes.py``, whose fields they read inline.
+scope, no channel hop and no checkpoint of its own; a checkpoint is due once in ``PACE``
+seconds for all processors together (see ``_processors.py``). The order rules they keep are
+stated in ``_model/_lanes.py``, whose fields they read inline.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import KeyedLanes
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._offsets import SUCCEEDED, PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 
-__all__ = ["PACE", "Processors"]
+if TYPE_CHECKING:
+    from trio_broadway_kafka._stages._processors import Processors
+
+__all__ = ["Processor"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
-# Seconds of handling after which the other tasks get a turn. The clock is looked at at
-# every eighth message of a segment: `index & _LOOK_MASK` costs less than counting.
-PACE = 0.002
+# Whether a checkpoint is due is looked at at every eighth message of a segment:
+# `index & _LOOK_MASK` costs less than counting.
 _LOOK_MASK = 7
 
 
-class Processors:
-    """All processors of one assignment, and what they share.
-
-    Args:
-        handle: the user's handler.
-        lanes: what may be taken, and in which order.
-        lane_of: the lane of a message, None for its key (only with `KeyedLanes`).
-        count: how many.
-        settle: decides what becomes of a failed message: returns its flag or raises.
-        want: called whenever few messages are left to take.
-        clock: seconds; tests inject one that does not run away.
-    """
-
-    def __init__(
-        self,
-        *,
-        handle: Callable[[Message], Awaitable[object]],
-        lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
-        lane_of: Callable[[Message], Hashable] | None,
-        count: int,
-        settle: Callable[[Message, BaseException], int],
-        want: Callable[[], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self.handle = handle
-        self.lanes = lanes
-        self.lane_of = lane_of
-        self.settle = settle
-        self.clock = clock
-        self.due = clock() + PACE
-        self.all = tuple(_Processor(self) for _ in range(count))
-        self._want = want
-        self.tasks: set[trio.lowlevel.Task] = set()
-        self._lot = trio.lowlevel.ParkingLot()
-        self._released: trio.Event | None = None
-        self._running = 0
-        self._ended = trio.Event()
-        self._left = count
-
-    @property
-    def running(self) -> int:
-        """How many processors are not parked."""
-        return self._running
-
-    @property
-    def busy(self) -> int:
-        """How many handlers are running."""
-        return sum(processor.message is not None for processor in self.all)
-
-    def want_if_few(self) -> None:
-        """Ask for more if so few messages can be taken that it should be on its way.
-
-        None at all while one processor does all the work, for then handlers do not wait;
-        about one for each processor at work otherwise.
-        """
-        running = self._running
-        if not self.lanes.has_more_than(running if running > 2 else 0):
-            self._want()
-
-    def wake(self) -> None:
-        """There is something to take: wake one processor, which wakes the next."""
-        self._lot.unpark()
-
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start all of them in `nursery`."""
-        for processor in self.all:
-            nursery.start_soon(processor.run)
-
-    async def wait_ended(self) -> None:
-        """Wait until every processor task has ended."""
-        await self._ended.wait()
-
-    def note_started(self) -> None:
-        """The current task is a processor."""
-        self.tasks.add(trio.lowlevel.current_task())
-        self._running += 1
-
-    def note_ended(self) -> None:
-        """The current task is one no longer."""
-        self.tasks.discard(trio.lowlevel.current_task())
-        self._running -= 1
-        self._left -= 1
-        if not self._left:
-            self._ended.set()
-
-    async def park(self) -> None:
-        """Wait for something to take."""
-        self._running -= 1
-        try:
-            self._want()
-            await self._lot.park()
-        finally:
-            self._running += 1
-        self.due = self.clock() + PACE
-        # One wakes the next, later ones two each: a slow handler's processors are all at
-        # work within a few turns, a fast one's wake a single one in vain.
-        if self.has_work():
-            self._lot.unpark(count=1 if self._running == 1 else 2)
-
-    def has_work(self) -> bool:
-        """Whether a processor would find something to do."""
-        lanes = self.lanes
-        return lanes.has_more_than(0) or (isinstance(lanes, KeyedLanes) and bool(lanes.waiting))
-
-    async def let_others_run(self) -> None:
-        """The checkpoint that is due."""
-        self.due = self.clock() + PACE
-        await trio.lowlevel.checkpoint()
-        self.due = self.clock() + PACE
-
-    def note_released(self) -> None:
-        """A processor is done with a segment."""
-        if self._released is not None:
-            self._released.set()
-            self._released = None
-
-    def handling(self, partitions: Collection[PartitionOffsets]) -> list[_Processor]:
-        """The processors that are at a message of these assignments."""
-        return [processor for processor in self.all if processor.is_at(partitions)]
-
-    async def wait_done(self, partitions: Collection[PartitionOffsets]) -> None:
-        """Wait until no handler runs for a message of these assignments.
-
-        Their other messages must have been dropped before, so that none can start.
-        """
-        remaining = self.handling(partitions)
-        while remaining:
-            if remaining[-1].is_at(partitions):
-                if self._released is None:
-                    self._released = trio.Event()
-                await self._released.wait()
-            else:
-                remaining.pop()
-
-    def log_resisting(self, since: float) -> None:
-        """Log which handlers go on in spite of their cancellation."""
-        for processor in self.all:
-            if processor.message is not None:
-                _log.warning(
-                    "the handler of %r goes on %.0f s after it was cancelled",
-                    processor.message,
-                    since,
-                )
-
-
-class _Processor:
+class Processor:
     """One task that takes messages and handles them, one at a time.
 
     Attributes:
@@ -211,6 +70,9 @@ class _Processor:
     def interrupt(self) -> None:
         """Cancel the handler that runs; the processor goes on afterwards."""
         self.interrupted = True
+        if self.segment is not None:
+            # Its loop then finds nothing to take, and need not look at the flag for each.
+            self.segment.put_back(())
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -269,19 +131,20 @@ class _Processor:
                     else:
                         flags[index] = self._judge(segment, message, result)
                 if not index & _LOOK_MASK:
-                    if shared._running > 2:  # handlers wait: more should be here in time
+                    if shared.running > 2:  # handlers wait: more should be here in time
                         shared.want_if_few()
                     if clock() >= shared.due:
                         self.message = None
                         await shared.let_others_run()
-        except trio.Cancelled:
+        except BaseException as error:
+            if not self._is_interruption(error):
+                raise  # out of the pipeline: its lane stays held
             if self._cut_off(segment):
                 shared.lanes.put_back(segment, raw, index)
             shared.lanes.release(segment)
-            raise
+            raise _cancellation_of(error) from None
         else:
             shared.lanes.release(segment)
-        # An exception is on its way out of the pipeline: its lane stays held.
 
     async def _take_keyed(self, segment: Segment) -> None:
         """Handle the messages of a segment whose lanes are free; park the others."""
@@ -314,9 +177,12 @@ class _Processor:
                         flags[index] = self._failed(segment, message, error)
                         continue
                 if busy and lane in busy:
-                    if lanes.park(segment, raw, index, lane):
-                        continue
-                    break
+                    if not lanes.park(segment, raw, index, lane):
+                        break
+                    if not index & _LOOK_MASK and clock() >= shared.due:
+                        self.message = None
+                        await shared.let_others_run()
+                    continue
                 self.lane = lane
                 lanes.hot = self
                 if message is None:
@@ -341,21 +207,20 @@ class _Processor:
                     self.segment = segment
                     self.busy = busy
                 if not index & _LOOK_MASK:
-                    if shared._running > 2:  # handlers wait: more should be here in time
+                    if shared.running > 2:  # handlers wait: more should be here in time
                         shared.want_if_few()
                     if clock() >= shared.due:
                         self.message = None
                         await shared.let_others_run()
-        except trio.Cancelled:
+        except BaseException as error:
+            self._enter(lanes)
+            if not self._is_interruption(error):
+                raise  # out of the pipeline: its lane stays held
             if self.message is not None:
-                self._enter(lanes)
                 if self._cut_off(segment):
                     lanes.put_back_parked(busy, self.lane, segment, raw, index)
                 self._hand_over(lanes, busy, self.lane)
-            raise
-        except BaseException:
-            self._enter(lanes)  # on its way out of the pipeline: its lane stays held
-            raise
+            raise _cancellation_of(error) from None
 
     async def _go_on(
         self, lanes: KeyedLanes, busy: dict[Hashable, Any], lane: Hashable
@@ -364,6 +229,7 @@ class _Processor:
         shared = self._shared
         self.busy = busy
         self.lane = lane
+        turns = 0
         while not self.interrupted:
             item = lanes.next_parked(busy, lane)
             if item is None:
@@ -381,16 +247,18 @@ class _Processor:
                 else:
                     segment.flags[index] = self._judge(segment, message, result)
                 self.message = None
-                if not index & _LOOK_MASK and shared.clock() >= shared.due:
+                turns += 1  # the indices of a lane may all be odd
+                if not turns & _LOOK_MASK and shared.clock() >= shared.due:
                     await shared.let_others_run()
-            except trio.Cancelled:
-                if self.message is not None and self._cut_off(segment):
+            except BaseException as error:
+                if not self._is_interruption(error):
+                    raise  # out of the pipeline: the lane stays held
+                if self._cut_off(segment):
                     lanes.put_back_parked(busy, lane, segment, raw, index)
-                self.message = None
                 self._hand_over(lanes, busy, lane)
-                raise
+                raise _cancellation_of(error) from None
             finally:
-                self.segment = None
+                self.segment = self.message = None
                 del item, raw, message, segment  # see _work
                 shared.note_released()
         self._hand_over(lanes, busy, lane)
@@ -406,6 +274,17 @@ class _Processor:
         lanes.waiting.append((busy, lane))
         self._shared.wake()
 
+    def _is_interruption(self, error: BaseException) -> bool:
+        """Whether `error` is what `interrupt` made of a handler.
+
+        A handler's nursery raises a group of what its tasks raised. A cancellation of the
+        pipeline as a whole is none: what comes next in the lane must not start.
+        """
+        return self.interrupted and (
+            isinstance(error, trio.Cancelled)
+            or (isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception))
+        )
+
     def _cut_off(self, segment: Segment) -> bool:
         """Whether a message that was cut off is to be handled again here: this processor
         was interrupted for another partition's sake."""
@@ -416,6 +295,11 @@ class _Processor:
         if self.interrupted and segment.partition.draining:
             # It was cut off as its partition went away: its outcome counts for nothing.
             _log.warning("%r failed after it was revoked: %s", message, type(error).__name__)
+            return 0
+        if not self.interrupted and trio.current_effective_deadline() == -math.inf:
+            # It failed as the pipeline was cancelled: that is no reason to acknowledge it.
+            _log.warning("%r failed as it was cancelled: %s", message, type(error).__name__)
+            self._shared.stop()
             return 0
         return self._shared.settle(message, error)
 
@@ -431,3 +315,14 @@ class _Processor:
         if message._failure is not None:
             return self._failed(segment, message, message._failure)
         return SUCCEEDED
+
+
+def _cancellation_of(error: BaseException) -> BaseException:
+    """A cancellation without what tasks of the handler raised as they were cancelled."""
+    if isinstance(error, BaseExceptionGroup):
+        cancelled, others = error.split(trio.Cancelled)
+        if cancelled is not None and isinstance(others, Exception):
+            kinds = ", ".join(type(other).__name__ for other in others.exceptions)
+            _log.warning("a handler failed as it was cancelled: %s", kinds)
+            return cancelled
+    return error

@@ -1,7 +1,6 @@
 """The source: the task that owns the client, and what the client reports.
 
-It turns chunks into segments, answers demand, and holds back the partitions that are
-paused by the user or hold more than their share.
+It turns chunks into segments, answers demand, and holds back partitions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._lanes import Lanes, UnorderedLanes
-from trio_broadway_kafka._model._offsets import PartitionOffsets, Segment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
 
 __all__ = ["Source", "SourceListener"]
 
@@ -44,7 +44,7 @@ class SourceListener(Protocol):
         """These assignments have ended: nothing of them may be committed."""
 
     def received(self, segments: Sequence[Segment]) -> None:
-        """Messages arrived, or (with none) the end of a partition was reached."""
+        """Messages arrived, or (with none) held ones came back or an end was reached."""
 
     def failed(self, error: BaseException) -> None:
         """The pipeline can't go on."""
@@ -99,8 +99,6 @@ class Source:
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
-    # The two tasks.
-
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -121,8 +119,6 @@ class Source:
         """Pass the demand that comes up from the stages on to the client."""
         async for count in self._wished:
             self._client.fetch(count)
-
-    # Demand.
 
     def want(self) -> None:
         """Few messages are left to take: fetch more if there is room. Never waits."""
@@ -180,10 +176,9 @@ class Source:
                     continue
                 assert isinstance(self._lanes, UnorderedLanes)
                 self._lanes.let_go(state)
+                self._listener.received(())
             self._held_back.discard(state)
             self._resume_unless_paused(state)
-
-    # What users pause.
 
     def pause(self, address: TopicPartition) -> None:
         """Fetch no more of a partition until `resume`, over rebalances too."""

@@ -1,0 +1,181 @@
+"""All processors of an assignment, and what they share: the pace, the parking, the waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Hashable
+
+import trio
+
+from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._stages._processor import Processor
+
+__all__ = ["PACE", "Processors"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+# Seconds of handling after which the other tasks get a turn.
+PACE = 0.002
+
+
+class Processors:
+    """All processors of one assignment, and what they share.
+
+    Args:
+        handle: the user's handler.
+        lanes: what may be taken, and in which order.
+        lane_of: the lane of a message, None for its key (only with `KeyedLanes`).
+        count: how many.
+        settle: decides what becomes of a failed message: returns its flag or raises.
+        stop: called when the first processor ends, and so the pipeline: nothing more may
+            start, not even what another one would take before it is cancelled.
+        want: called whenever few messages are left to take.
+        clock: seconds; tests inject one that does not run away.
+
+    Attributes:
+        due: when the next checkpoint of them all is due.
+        running: how many are not parked.
+        tasks: the tasks that they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        handle: Callable[[Message], Awaitable[object]],
+        lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
+        lane_of: Callable[[Message], Hashable] | None,
+        count: int,
+        settle: Callable[[Message, BaseException], int],
+        stop: Callable[[], None],
+        want: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.handle = handle
+        self.lanes = lanes
+        self.lane_of = lane_of
+        self.settle = settle
+        self.stop = stop
+        self.clock = clock
+        self.due = clock() + PACE
+        self.all = tuple(Processor(self) for _ in range(count))
+        self._want = want
+        self.tasks: set[trio.lowlevel.Task] = set()
+        self._lot = trio.lowlevel.ParkingLot()
+        self._released: trio.Event | None = None
+        self.running = 0
+        self._ended = trio.Event()
+        self._left = count
+
+    @property
+    def busy(self) -> int:
+        """How many handlers are running."""
+        return sum(processor.message is not None for processor in self.all)
+
+    def want_if_few(self) -> None:
+        """Ask for more if so few messages can be taken that it should be on its way.
+
+        None at all while one processor does all the work, for then handlers do not wait;
+        about one for each processor at work otherwise.
+        """
+        running = self.running
+        if not self.lanes.has_more_than(running if running > 2 else 0):
+            self._want()
+            if self.has_work():  # what was held may have come back
+                self.wake()
+
+    def wake(self) -> None:
+        """There is something to take: wake one processor, which wakes the next."""
+        self._lot.unpark()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start all of them in `nursery`."""
+        for processor in self.all:
+            nursery.start_soon(processor.run)
+
+    async def wait_ended(self) -> None:
+        """Wait until every processor task has ended."""
+        await self._ended.wait()
+
+    def includes_caller(self) -> bool:
+        """Whether the current task is a processor, or runs in a nursery of a handler."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task not in self.tasks:
+            task = task.parent_nursery.parent_task if task.parent_nursery else None
+        return task is not None
+
+    def note_started(self) -> None:
+        """The current task is a processor."""
+        self.tasks.add(trio.lowlevel.current_task())
+        self.running += 1
+
+    def note_ended(self) -> None:
+        """The current task is one no longer."""
+        self.tasks.discard(trio.lowlevel.current_task())
+        self.running -= 1
+        if self._left == len(self.all):
+            self.stop()
+        self._left -= 1
+        if not self._left:
+            self._ended.set()
+
+    async def park(self) -> None:
+        """Wait for something to take."""
+        self.running -= 1
+        try:
+            self._want()
+            if not self.has_work():  # what was held may have come back
+                await self._lot.park()
+        finally:
+            self.running += 1
+        self.due = self.clock() + PACE
+        # One wakes the next, later ones two each: a slow handler's processors are all at
+        # work within a few turns, a fast one's wake a single one in vain.
+        if self.has_work():
+            self._lot.unpark(count=1 if self.running == 1 else 2)
+
+    def has_work(self) -> bool:
+        """Whether a processor would find something to do."""
+        lanes = self.lanes
+        return lanes.has_more_than(0) or (isinstance(lanes, KeyedLanes) and bool(lanes.waiting))
+
+    async def let_others_run(self) -> None:
+        """The checkpoint that is due."""
+        self.due = self.clock() + PACE
+        await trio.lowlevel.checkpoint()
+        self.due = self.clock() + PACE
+
+    def note_released(self) -> None:
+        """A processor is done with a segment."""
+        if self._released is not None:
+            self._released.set()
+            self._released = None
+
+    def handling(self, partitions: Collection[PartitionOffsets]) -> list[Processor]:
+        """The processors that are at a message of these assignments."""
+        return [processor for processor in self.all if processor.is_at(partitions)]
+
+    async def wait_done(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Wait until no handler runs for a message of these assignments.
+
+        Their other messages must have been dropped before, so that none can start.
+        """
+        remaining = self.handling(partitions)
+        while remaining:
+            if remaining[-1].is_at(partitions):
+                if self._released is None:
+                    self._released = trio.Event()
+                await self._released.wait()
+            else:
+                remaining.pop()
+
+    def log_resisting(self, since: float) -> None:
+        """Log which handlers go on in spite of their cancellation."""
+        for processor in self.all:
+            if processor.message is not None:
+                _log.warning(
+                    "the handler of %r goes on %.0f s after it was cancelled",
+                    processor.message,
+                    since,
+                )
