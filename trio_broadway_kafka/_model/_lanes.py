@@ -2,8 +2,7 @@
 
 Messages of one lane are handled one at a time in offset order. Processors pull: they
 `acquire` a segment and take messages from its iterator, one at a time, so that nothing
-waits behind a busy processor while another is idle. Pure: the processors' loop (and
-tests, with plain coroutines) drive it.
+waits behind a busy processor while another is idle.
 
 | ordering | a lane is | how it is kept |
 |---|---|---|
