@@ -165,9 +165,9 @@ class Processor:
                 if hot is not None:  # its handler is suspended, or we would not be here
                     hot.busy[hot.lane] = None
                     lanes.hot = None
+                message: Message | None = None
                 if lane_of is None:
                     lane: Hashable = raw.key()
-                    message = None
                 else:
                     message = Message(raw)
                     try:
