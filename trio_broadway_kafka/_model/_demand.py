@@ -16,10 +16,10 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 
 __all__ = ["CHUNK", "Demand"]
 
-# Messages of one fetch: three quarters of what the garbage collector lets live before it
+# Messages of one fetch: seven eighths of what the garbage collector lets live before it
 # looks (2,000 objects on 3.13, 700 before), so that handling a chunk starts no collection.
 # What a fetch costs besides, about 0.1 ms, wants many; latency and memory want few.
-CHUNK = min(max(gc.get_threshold()[0] * 3 // 4, 500), 1500)
+CHUNK = min(max(gc.get_threshold()[0] * 7 // 8, 500), 1750)
 
 # The first fetches are small and double: a thousand records of 1 MB at once would
 # overshoot any bound before the first size is known.

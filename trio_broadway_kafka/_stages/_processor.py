@@ -31,6 +31,10 @@ _log = logging.getLogger("trio_broadway_kafka")
 # `index & _LOOK_MASK` costs less than counting.
 _LOOK_MASK = 7
 
+# `Message(raw)` spelt out, where it is made for every message: a call of a slotted class
+# goes through its __init__ the slow way (0.035 µs more, on 3.11 and 3.13).
+_new = object.__new__
+
 
 class Processor:
     """One task that takes messages and handles them, one at a time.
@@ -114,13 +118,17 @@ class Processor:
         shared = self._shared
         handle = shared.handle
         clock = shared.clock
+        new = _new
         flags = segment.flags
         raw: Any = None
         index = -1
         self.segment = segment
         try:
             for raw, index in segment.items:
-                self.message = message = Message(raw)
+                message = new(Message)
+                message._raw = raw
+                message._failure = None
+                self.message = message
                 try:
                     result = await handle(message)
                 except Exception as error:
@@ -153,6 +161,7 @@ class Processor:
         assert isinstance(lanes, KeyedLanes)
         handle = shared.handle
         clock = shared.clock
+        new = _new
         lane_of = shared.lane_of
         flags = segment.flags
         raw: Any = None
@@ -186,7 +195,9 @@ class Processor:
                 self.lane = lane
                 lanes.hot = self
                 if message is None:
-                    message = Message(raw)
+                    message = new(Message)
+                    message._raw = raw
+                    message._failure = None
                 self.message = message
                 try:
                     result = await handle(message)
