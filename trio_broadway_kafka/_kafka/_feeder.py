@@ -45,6 +45,9 @@ ANSWER_LATER: Final = 0.05
 
 COMMITTED_TIMEOUT: Final = 3.0
 
+JOINING: Final = 0.5
+"""Seconds that closing waits for a join that is under way."""
+
 Post = Callable[..., bool]
 """Calls a function in trio's thread soon, in order; False once trio's loop is gone."""
 
@@ -88,6 +91,7 @@ class Feeder:
         self._partitions = Partitions(consumer)
         self._reader = Reader(consumer, self._partitions, reports)
         self._commits = Commits(consumer, self._partitions.live)
+        self._has_joined = False
         self._revoking: dict[TopicPartition, Owned] | None = None
         # Demand. Resting from the start: nothing is prefetched before it is asked for.
         self._wanted = 0
@@ -164,6 +168,7 @@ class Feeder:
         finally:
             self.stopping = True
             try:
+                self._finish_joining()
                 if not self._partitions.any():
                     # Without it close() sends no LeaveGroup for a member that owns nothing
                     # (librdkafka 2.16, classic groups): the others would wait for it in
@@ -173,6 +178,16 @@ class Feeder:
                 self._consumer.close()
             except BaseException as error:
                 self._reports.fail(error)
+
+    def _finish_joining(self) -> None:
+        """Wait a little for the first assignment, if it is still to come.
+
+        A member that closes while its request to join is under way leaves without a
+        LeaveGroup, and the broker keeps it, with partitions, until its session expires.
+        """
+        deadline = time.monotonic() + JOINING
+        while not self._has_joined and time.monotonic() < deadline:
+            self._consumer.poll(0.02)
 
     def on_commit(self, error: object, partitions: object) -> None:
         """The consumer's ``on_commit``."""
@@ -266,6 +281,7 @@ class Feeder:
     # librdkafka assigns and unassigns after these by itself, whichever protocol is used.
 
     def _on_assign(self, consumer: Consumer, partitions: list[Native]) -> None:
+        self._has_joined = True
         # An empty list follows each revoke.
         if self.stopping or not partitions:
             return

@@ -74,6 +74,9 @@ class Acknowledger:
         """Something has finished: to be told only when the interval is 0. Never waits."""
         self._something_finished.value = True
 
+    # Else a Ctrl-C could end this task, and the last commit would wait for it in vain. So
+    # it comes out in the program's main task.
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Take in what is sent, until `scope` is cancelled."""
         with self.scope:

@@ -99,6 +99,7 @@ class Source:
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection  # leaving needs the client, after a Ctrl-C too
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -1,0 +1,1 @@
+"""A year of real flights through a pipeline; see `pipeline` first, and ../README.md."""

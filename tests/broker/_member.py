@@ -1,0 +1,83 @@
+"""A member of a group, as a program: ``python -m tests.broker._member '{...}'``.
+
+What its handler does goes to a file, a line for each event, which is there even if the
+program is killed at once after it. The options, as one object of JSON:
+
+    kafka, topic, events    the settings, the topic, and the file
+    how                     "run_pipeline", or "open_pipeline" under a plain trio.run
+    stages, options         more arguments of Stages and of open_pipeline
+    work                    seconds that a message takes
+    stuck                   offsets from this one on never finish
+    block                   [partition, offset, path]: at this message trio's loop is
+                            blocked until the file is there, the first time
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from trio_broadway_kafka import Message, Stages, open_pipeline, run_pipeline
+
+
+def main() -> None:
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    file = os.open(settings["events"], os.O_WRONLY | os.O_APPEND)
+    work = settings.get("work", 0.0)
+    stuck = settings.get("stuck")
+    block = settings.get("block")
+
+    def note(what: str, message: Message) -> None:
+        os.write(file, f"{what} {message.partition} {message.offset}\n".encode())
+
+    async def handle(message: Message) -> None:
+        nonlocal block
+        note("start", message)
+        try:
+            if block and [message.partition, message.offset] == block[:2]:
+                path, block = Path(block[2]), None
+                while not path.exists():  # noqa: ASYNC240 - this is what is tested
+                    time.sleep(0.05)  # noqa: ASYNC251
+                await trio.lowlevel.checkpoint()
+            elif stuck is not None and message.offset >= stuck:
+                await trio.sleep_forever()
+            elif work:
+                await trio.sleep(work)
+        except trio.Cancelled:
+            note("cancelled", message)
+            raise
+        note("end", message)
+
+    arguments = {
+        "kafka": settings["kafka"],
+        "topics": [settings["topic"]],
+        "stages": Stages(handle_message=handle, **settings.get("stages", {})),
+        **settings.get("options", {}),
+    }
+
+    async def until_interrupted() -> None:
+        async with open_pipeline(**arguments):
+            await trio.sleep_forever()
+
+    async def until_signalled() -> None:
+        await run_pipeline(**arguments)
+
+    if settings.get("how", "run_pipeline") == "run_pipeline":
+        trio.run(until_signalled)
+    else:
+        try:
+            trio.run(until_interrupted)
+        except* KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The rows of off_broadway_kafka in its own figures: what it does, this library does."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import trio
+
+from tests.broker._facts import PATIENCE, Facts, owned, show, until
+from trio_broadway_kafka import Message, Stages, open_pipeline
+
+
+async def test_classic_a_topic_that_the_pipeline_makes_both_records_handled_a_clean_stop(
+    facts: Facts,
+) -> None:
+    facts.topic += "-made"
+    handled: list[tuple[int, int, bytes | None]] = []
+
+    async def handle(message: Message) -> None:
+        handled.append((message.partition, message.offset, message.value))
+
+    with trio.fail_after(PATIENCE):
+        async with open_pipeline(
+            kafka=facts.kafka,
+            topics=[facts.topic],
+            stages=Stages(handle_message=handle),
+            create_topics=True,
+        ) as pipeline:
+            await pipeline.wait_assigned()
+            await facts.produce(0, 2)
+            await pipeline.wait_caught_up()
+    assert handled == [(0, 0, b"0-0"), (0, 1, b"0-1")]
+    assert await facts.committed() == {0: 2}
+
+
+@pytest.mark.kafka_topic(partitions=3)
+async def test_acking_events_none_lost_none_twice_as_a_second_pipeline_joins(
+    facts: Facts,
+) -> None:
+    ranges = [(10_000, 11_000), (5_000, 6_000), (20_000, 22_000)]
+    produced = {partition: random.randint(*range) for partition, range in enumerate(ranges)}
+    for partition, count in produced.items():
+        await facts.produce(partition, count)
+    handled: dict[str, list[tuple[int, int]]] = {"first": [], "second": []}
+
+    def stages(name: str) -> Stages:
+        async def handle(message: Message) -> None:
+            await trio.sleep(0.001)
+            handled[name].append((message.partition, message.offset))
+
+        return Stages(handle_message=handle, ordering="unordered", concurrency=8)
+
+    began = trio.current_time()
+    with trio.fail_after(60):
+        async with open_pipeline(
+            kafka=facts.kafka, topics=[facts.topic], stages=stages("first")
+        ):
+            await trio.sleep(2)
+            async with open_pipeline(
+                kafka=facts.kafka, topics=[facts.topic], stages=stages("second")
+            ) as second:
+                await until(lambda: owned(second))
+                await facts.wait_committed(produced, within=60)
+                took = trio.current_time() - began
+    together = handled["first"] + handled["second"]
+    assert len(together) == len(set(together)), "none was handled twice"
+    assert Counter(partition for partition, _ in together) == produced
+    assert await facts.committed() == produced
+    by_first, by_second = map(len, handled.values())
+    show(f"acking_events: {by_first} + {by_second} records in {took:.1f} s")
+
+
+@pytest.mark.parametrize("ordering", ["key", "unordered"])
+async def test_shutdown_what_is_committed_is_the_number_that_was_handled(
+    facts: Facts, ordering: str
+) -> None:
+    await facts.produce(0, 100_000)
+    handled = 0
+    enough = trio.Event()
+
+    async def handle(message: Message) -> None:
+        nonlocal handled
+        if message.offset % 7 == 0:
+            await trio.lowlevel.checkpoint()
+        handled += 1
+        if handled > 1000:
+            enough.set()
+
+    with trio.fail_after(PATIENCE):
+        async with open_pipeline(
+            kafka=facts.kafka,
+            topics=[facts.topic],
+            stages=Stages(handle_message=handle, ordering=ordering, concurrency=8),
+        ):
+            await enough.wait()
+            stopped_at = trio.current_time()
+    took = trio.current_time() - stopped_at
+    assert 1000 < handled < 100_000
+    assert await facts.committed() == {0: handled}
+    show(f"shutdown: {handled} handled, stopped in {took * 1000:.0f} ms")
