@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Literal
 
 import trio
-from trio_util import AsyncValue, periodic
+from trio_util import AsyncValue
 
 from trio_broadway_kafka._assignment import Assignment, make_lanes
 from trio_broadway_kafka._kafka._client import (
@@ -50,9 +50,10 @@ _log = logging.getLogger("trio_broadway_kafka")
 # max_in_flight: each costs a byte here, and all are handled again after a crash.
 _GAP_FACTOR = 10
 
-# Seconds between two looks at whether a partition is caught up: what is finished is a flag
-# that nobody is told of.
+# Seconds between two looks at whether a partition is caught up, at first and after a while:
+# what is finished is a flag that nobody is told of.
 _LOOK = 0.01
+_LOOK_MOST = 0.1
 
 # Seconds between two tries of asking for the partitions' ends.
 _ASK_AGAIN = 0.1
@@ -256,14 +257,15 @@ class Pipeline:
         await self.wait_assigned()
         waiting = dict(self._partitions)
         ends = await self._ends(list(waiting))
-        async with aclosing(periodic(_LOOK)) as looks:
-            async for _ in looks:
-                for address, state in [*waiting.items()]:
-                    reached = max(state.prefix() or 0, state.committed or 0)
-                    if not state.live or reached >= ends.get(address, 0):
-                        del waiting[address]
-                if not waiting:
-                    return
+        look = _LOOK
+        while waiting:
+            for address, state in [*waiting.items()]:
+                reached = max(state.prefix() or 0, state.committed or 0)
+                if not state.live or reached >= ends.get(address, 0):
+                    del waiting[address]
+            if waiting:
+                await trio.sleep(look)
+                look = min(1.5 * look, _LOOK_MOST)
 
     async def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """The partitions' ends now. A topic that is new may need some tries."""

@@ -16,10 +16,6 @@ from tests.contract._systems import FakeKafka, RealKafka, Store
 from tests.contract._virtual_time import run_on_virtual_time
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_kafka: needs a real Apache Kafka")
-
-
 @pytest.fixture(
     params=[
         pytest.param("fake", marks=pytest.mark.trio(run=run_on_virtual_time)),
