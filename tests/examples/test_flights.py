@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import _year
 import pytest
 import trio
 from confluent_kafka import Consumer, TopicPartition
@@ -20,6 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 from examples.flights.local import open_kept_kafka
 from examples.flights.report import summary
 from examples.flights.topic import PARTITIONS, Producing, Topic, WrongTopic, partition_of
+from tests.examples import _year
 from trio_broadway_kafka.testing import BrokerUnavailable, KafkaBroker
 
 ROOT = Path(__file__).parents[2]

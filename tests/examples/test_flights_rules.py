@@ -10,9 +10,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import _year
 import pytest
-from _year import flight
 
 from examples.flights.data import FLIGHTS, NoData, Record, read_flights
 from examples.flights.pipeline import Rotations
@@ -20,6 +18,8 @@ from examples.flights.report import Progress, ProgressLines, Screen, summary, wo
 from examples.flights.rotations import Aircraft, Flight, Impossible, minutes_short
 from examples.flights.state import Findings, PartitionState, States, findings
 from examples.flights.topic import PARTITIONS, partition_of
+from tests.examples import _year
+from tests.examples._year import flight
 from trio_broadway_kafka import Stages, open_pipeline
 from trio_broadway_kafka.testing import FakeBroker
 
