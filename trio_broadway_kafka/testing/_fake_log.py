@@ -26,9 +26,9 @@ class PartitionLog:
     __slots__ = ("address", "end", "records")
 
     def __init__(self, address: TopicPartition) -> None:
-        self.address = address
+        self.address: TopicPartition = address
         self.records: list[FakeMessage] = []
-        self.end = 0
+        self.end: int = 0
 
     def append(
         self,

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from trio_broadway_kafka.testing import _topics, _watchdog
+from trio_broadway_kafka.testing._folder import DataFolder
 from trio_broadway_kafka.testing._jars import BrokerUnavailable
 
 __all__ = ["Guard", "KafkaNode"]
@@ -22,11 +23,17 @@ _LOG_LINES = 25  # of a failed node's log, shown in the error
 
 
 class Guard:
-    """Ties processes and a folder to the life of this Python process (see `_watchdog`)."""
+    """Ties processes and a temporary folder to the life of this Python process.
 
-    def __init__(self, folder: Path) -> None:
+    A folder that is kept stays locked until the last of the processes has ended. What comes
+    after this process is `_watchdog`'s.
+    """
+
+    def __init__(self, data: DataFolder) -> None:
+        self._lock = data.lock
+        remove = [os.fspath(data.path)] if data.lock is None else []
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _watchdog.__file__, os.fspath(folder)],
+            [sys.executable, "-I", "-S", _watchdog.__file__, *remove],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C in the terminal must not end it
@@ -34,10 +41,12 @@ class Guard:
         )
 
     def spawn(self, command: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
-        """Start a process that writes to the end of `log` and dies when we do."""
+        """Start a process in the folder of its `log`; it dies when we do."""
         with log.open("ab") as out:
             process = subprocess.Popen(
                 command,
+                cwd=log.parent,
+                pass_fds=[] if self._lock is None else [self._lock.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -47,8 +56,14 @@ class Guard:
         self._tell(f"+{process.pid}")
         return process
 
-    def ended(self, process: subprocess.Popen[bytes]) -> None:
-        """The process was waited for, so its id may be another's from now on."""
+    def end(self, process: subprocess.Popen[bytes], *, timeout: float = 0.0) -> None:
+        """Wait for its end, and kill it if that takes longer than so many seconds."""
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # Its id may be another's from now on.
         self._tell(f"-{process.pid}")
 
     def _tell(self, line: str) -> None:
@@ -206,10 +221,5 @@ class KafkaNode:
     def _reap(self, timeout: float) -> None:
         if self._process is None:
             return
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._guard.ended(self._process)
+        self._guard.end(self._process, timeout=timeout)
         self._process = None

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from trio_broadway_kafka.testing._jars import BrokerUnavailable
 
-__all__ = ["write_log4j", "write_properties"]
+__all__ = ["LOG4J_OPTION", "write_log4j", "write_properties"]
+
+# Paths are relative to a node's folder, its working directory: Kafka would split a list at
+# the commas of a path, and Java would read a file's letters beyond ASCII as something else.
+LOG4J_OPTION = "-Dlog4j2.configurationFile=../log4j2.properties"
 
 # To the process's output, which is the node's log file.
 _LOG4J = """\
@@ -23,11 +27,9 @@ appender.console.layout.pattern=%d %-5p %c{1}: %m%n
 """
 
 
-def write_log4j(folder: Path) -> Path:
-    """Write how the nodes log, and say where."""
-    file = folder / "log4j2.properties"
-    file.write_text(_LOG4J)
-    return file
+def write_log4j(folder: Path) -> None:
+    """Write how the nodes log, to where `LOG4J_OPTION` says."""
+    (folder / "log4j2.properties").write_text(_LOG4J)
 
 
 def write_properties(
@@ -49,7 +51,7 @@ def write_properties(
     files = {}
     for id in client:
         home = folder / f"node-{id}"
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         advertised = advertised_ports.get(id, client[id])
         settings = {
             "process.roles": "broker,controller",
@@ -68,7 +70,7 @@ def write_properties(
             f"INTERNAL://127.0.0.1:{internal[id]}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,"
             "CONTROLLER:PLAINTEXT",
-            "log.dirs": str(home / "data"),
+            "log.dirs": "data",
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,
             "min.insync.replicas": in_sync,
@@ -86,6 +88,8 @@ def write_properties(
             "broker.heartbeat.interval.ms": "500",
             # Records with the timestamps of some old data would be gone in minutes.
             "log.retention.ms": "-1",
+            # And a group that nobody was in for a week would begin again.
+            "offsets.retention.minutes": str(2**31 - 1),
             # 128 MB by default, taken at the start.
             "log.cleaner.dedupe.buffer.size": str(16 * 2**20),
             # Members join without a wait, leave and move within a second, and may be
