@@ -16,13 +16,13 @@ import trio
 from trio_util import move_on_when, periodic, wait_any
 
 from examples.flights.data import read_flights
-from examples.flights.local import open_kept_kafka
 from examples.flights.members import run_members, stop_at_end_of_input, tell
 from examples.flights.pipeline import Rotations, run
 from examples.flights.report import Progress, ProgressLines, Screen, summary
 from examples.flights.state import States, findings
 from examples.flights.topic import Producing, Topic
 from trio_broadway_kafka import Pipeline
+from trio_broadway_kafka.testing import open_kafka_broker
 
 __all__ = ["demo", "member"]
 
@@ -71,17 +71,16 @@ async def _prepare(
     """A Kafka with the flights in it."""
     bootstrap = options.bootstrap
     if bootstrap is None:
-        home = options.folder / "local"
-        screen.say(f"Starting Apache Kafka; its data is kept in {home} ...")
-        kafka = open_kept_kafka(home, reset=options.reset)
-        bootstrap = await running.enter_async_context(kafka)
+        data = options.folder / "kafka"
+        screen.say(f"Starting Apache Kafka; its data is kept in {data} ...")
+        broker = await running.enter_async_context(open_kafka_broker(folder=data))
+        bootstrap = broker.bootstrap
     topic = Topic(bootstrap, options.topic)
-    if options.bootstrap is not None:
-        home = options.folder / await _in_thread(topic.cluster)
+    cluster = await _in_thread(topic.cluster)
     await _in_thread(topic.make)
     await _produce(topic, options.flights, screen)
 
-    folder = home / topic.name
+    folder = options.folder / cluster / topic.name
     if options.reset:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True, parents=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from trio_broadway_kafka.testing import (
@@ -24,6 +24,8 @@ from trio_broadway_kafka.testing import (
     open_kafka_broker,
     start_kafka,
 )
+
+COMMAND = [sys.executable, "-m", "trio_broadway_kafka.testing"]
 
 
 def produce(bootstrap: str, topic: str, value: bytes) -> None:
@@ -177,6 +179,149 @@ async def test_a_start_can_be_cancelled() -> None:
     assert scope.cancelled_caught
 
 
+def commit(bootstrap: str, topic: str, offset: int) -> None:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "g", "log_level": 0})
+    consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
+    consumer.close()
+
+
+def committed(bootstrap: str, topic: str) -> int:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "g", "log_level": 0})
+    (found,) = consumer.committed([TopicPartition(topic, 0)], timeout=30)
+    consumer.close()
+    return found.offset
+
+
+def cluster_id(bootstrap: str) -> str | None:
+    return AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).cluster_id
+
+
+def ended_in_order(folder: Path) -> bool:
+    return (folder / "node-1" / "data" / ".kafka_cleanshutdown").exists()
+
+
+def test_a_folder_has_the_same_cluster_records_and_commits_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    folder = tmp_path / "is made" / "ü, \N{SNOWMAN}"
+    with start_kafka(folder=folder) as broker:
+        broker.create_topic("kept")
+        produce(broker.bootstrap, "kept", b"one")
+        commit(broker.bootstrap, "kept", 1)
+        cluster = cluster_id(broker.bootstrap)
+        broker.pause()  # which is no reason to end it like a crash
+    assert ended_in_order(folder)
+
+    two_nodes = pytest.raises(BrokerUnavailable, match=r"with nodes=1, .* with nodes=2")
+    with two_nodes, start_kafka(folder=folder, nodes=2):
+        pass
+    with start_kafka(folder=folder) as broker:
+        assert cluster_id(broker.bootstrap) == cluster
+        produce(broker.bootstrap, "kept", b"two")
+        assert committed(broker.bootstrap, "kept") == 1
+        assert read_all(broker.bootstrap, "kept", 2) == [b"one", b"two"]
+        broker.kill()  # and then there is nothing left to end
+    assert folder.is_dir()
+
+
+@pytest.mark.slow
+def test_a_folder_of_three_nodes_is_used_again_by_three(tmp_path: Path) -> None:
+    for start in range(2):
+        with start_kafka(folder=tmp_path, nodes=3) as broker:
+            if start == 0:
+                broker.create_topic("kept", partitions=3)
+            produce(broker.bootstrap, "kept", b"%d" % start)
+            values = read_all(broker.bootstrap, "kept", start + 1)
+            assert sorted(values, key=str) == [b"0", b"1"][: start + 1]
+
+
+def test_a_folder_that_a_killed_parent_has_used_is_whole(tmp_path: Path) -> None:
+    """The next start waits until the nodes of the killed one have ended."""
+    program = f"""if True:
+        import pathlib, signal
+        from trio_broadway_kafka.testing import start_kafka
+        with start_kafka(folder=pathlib.Path({str(tmp_path)!r})) as broker:
+            broker.create_topic("kept")
+            print(broker.bootstrap, flush=True)
+            input()
+            broker.pause()
+            print(flush=True)
+            signal.pause()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        bootstrap = parent.stdout.readline().strip()
+        produce(bootstrap, "kept", b"one")
+        commit(bootstrap, "kept", 1)
+        print(file=parent.stdin, flush=True)
+        parent.stdout.readline()
+        parent.kill()
+    assert not ended_in_order(tmp_path), "it is not over"
+    with start_kafka(folder=tmp_path) as broker:
+        assert committed(broker.bootstrap, "kept") == 1
+        assert read_all(broker.bootstrap, "kept", 1) == [b"one"]
+
+
+@pytest.mark.parametrize("part", ["kafka.json", "node-1/kafka.log", "node-1/data"])
+def test_a_start_that_was_cut_off_is_made_up_for(tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "kafka"
+    command = [*COMMAND, f"--folder={folder}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as program:
+        while not (folder / part).exists():
+            assert program.poll() is None
+            time.sleep(0.001)
+        program.kill()
+    with start_kafka(folder=folder) as broker:
+        assert answers(broker.bootstrap)
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
+    command = [*COMMAND, f"--folder={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        bootstrap = program.stdout.readline().decode().strip()
+        began = time.monotonic()
+        in_use = rf"{tmp_path} is in use by another process \({program.pid}\)"
+        with pytest.raises(BrokerUnavailable, match=in_use), start_kafka(folder=tmp_path):
+            pass
+        assert time.monotonic() - began < 5
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert re.search(in_use, second.stderr)
+        assert "Traceback" not in second.stderr
+        assert answers(bootstrap), "the first goes on"
+        program.send_signal(signal.SIGINT)
+        assert f"keeps {tmp_path}" in program.stderr.read().decode()
+    assert program.returncode == 0
+    assert ended_in_order(tmp_path)
+
+    with start_kafka(folder=tmp_path):
+        in_use = "is in use by this process"
+        with pytest.raises(BrokerUnavailable, match=in_use), start_kafka(folder=tmp_path):
+            pass
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "log4j2.properties"
+    theirs.write_text("mine")
+    for folder in (tmp_path, theirs):
+        with (
+            pytest.raises(BrokerUnavailable, match=re.escape(str(folder))),
+            start_kafka(folder=folder),
+        ):
+            pass
+    assert theirs.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [theirs.name]
+
+
 def test_zero_nodes_are_refused() -> None:
     with (
         pytest.raises(ValueError, match="nodes must be at least 1, not 0"),
@@ -206,8 +351,7 @@ def test_kafka_does_not_outlive_a_parent_that_is_killed() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_an_address_and_ends_well(number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "trio_broadway_kafka.testing"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         bootstrap = program.stdout.readline().decode().strip()

@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trio
 from confluent_kafka import Consumer, TopicPartition
 
-from examples.flights.local import open_kept_kafka
 from examples.flights.report import summary
 from examples.flights.topic import PARTITIONS, Producing, Topic, WrongTopic, partition_of
 from tests.examples import _year
-from trio_broadway_kafka.testing import BrokerUnavailable, KafkaBroker
+from trio_broadway_kafka.testing import KafkaBroker
 
 ROOT = Path(__file__).parents[2]
 COUNT = 600
@@ -216,29 +214,37 @@ def test_a_topic_of_somebody_else_is_left_alone(
 
 
 @pytest.mark.slow
-async def test_the_local_kafka_keeps_records_and_commits_from_one_start_to_the_next(
-    tmp_path: Path,
-) -> None:
-    in_thread = trio.to_thread.run_sync
-    for start in range(3):
-        async with open_kept_kafka(tmp_path) as bootstrap:
-            topic = Topic(bootstrap, "t")
-            await in_thread(topic.make)
-            if start == 0:
-                await in_thread(Producing(topic, RECORDS).run, lambda: None)
-                with trio.fail_after(10), pytest.raises(BrokerUnavailable, match="another"):
-                    async with open_kept_kafka(tmp_path):
-                        pass  # pragma: no cover
-                await in_thread(commit_some, bootstrap)
-            assert sum(await in_thread(topic.ends)) == COUNT
-            assert await in_thread(topic.committed, "g") == 7
-    async with open_kept_kafka(tmp_path, reset=True) as bootstrap:
-        topic = Topic(bootstrap, "t")
-        await in_thread(topic.make)
-        assert sum(await in_thread(topic.ends)) == 0
+def test_without_a_kafka_of_yours_its_own_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    text = interrupted(tmp_path, "--work=0.1")
+    stopped = number(r"Stopped after (\d+) of 600: the next start goes on there", text)
+    first = number(r"(\d+) handled by this start", text)
+    assert 0 < stopped <= first < COUNT
+
+    text = run(tmp_path, "--members=2")
+    assert "Topic flights-demo holds 600 flights." in text
+    assert f"Going on after {first} flights" in text
+    assert number(r"(\d+) handled by this start", text) == COUNT - first
+    assert table_of_all() in text
+
+    text = run(tmp_path, "--reset")
+    assert "Topic flights-demo holds 600 flights." in text
+    assert "Records     600 handled by this start" in text
+    assert table_of_all() in text
 
 
-def commit_some(bootstrap: str) -> None:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "g"})
-    consumer.commit(offsets=[TopicPartition("t", 3, 7)], asynchronous=False)
-    consumer.close()
+def test_two_at_once_with_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    with program(tmp_path, "--work=1") as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if "Producing" in line:
+                break
+        with program(tmp_path) as second:
+            assert second.stdout is not None
+            text = second.stdout.read()
+        assert second.returncode == 1
+        assert re.search(
+            r"^BrokerUnavailable: .*/kafka is in use by another process", text, re.M
+        )
+        first.send_signal(signal.SIGTERM)
+        first.stdout.read()
+    assert first.returncode == 0

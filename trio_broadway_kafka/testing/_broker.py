@@ -19,6 +19,7 @@ from trio_broadway_kafka.testing._folder import DataFolder, open_data_folder
 from trio_broadway_kafka.testing._jars import BrokerUnavailable, find_java, kafka_jars
 from trio_broadway_kafka.testing._node import Guard, KafkaNode
 from trio_broadway_kafka.testing._properties import LOG4J_OPTION, write_log4j, write_properties
+from trio_broadway_kafka.testing._watchdog import PATIENCE
 
 __all__ = ["DEFAULT_VERSION", "KafkaBroker", "open_kafka_broker", "start_kafka"]
 
@@ -89,8 +90,9 @@ class KafkaBroker:
         # One after another, the last ones would have no quorum left to sign off from.
         for node in self._own_nodes():
             node.terminate()
+        deadline = time.monotonic() + PATIENCE
         for node in self.nodes:
-            node.stop()
+            node.stop(timeout=max(0.0, deadline - time.monotonic()))
 
     def kill(self) -> None:
         """`KafkaNode.kill`, for every node."""

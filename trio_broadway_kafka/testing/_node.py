@@ -46,6 +46,8 @@ class Guard:
             process = subprocess.Popen(
                 command,
                 cwd=log.parent,
+                # In the locale C Java could not name a folder with letters beyond ASCII.
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
                 pass_fds=[] if self._lock is None else [self._lock.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -131,7 +133,7 @@ class KafkaNode:
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if running and self._process is not None else None
 
-    def stop(self, *, timeout: float = 15.0) -> None:
+    def stop(self, *, timeout: float = _watchdog.PATIENCE) -> None:
         """End it in order (SIGTERM): partitions move to other nodes, logs are closed.
 
         Args:
