@@ -9,9 +9,11 @@ parent alone.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -94,7 +96,9 @@ async def _listen(process: trio.Process, members: list[Progress], index: int) ->
 
 def tell(progress: Progress) -> None:
     """Tell the parent how far this member is."""
-    print(json.dumps(progress), flush=True)
+    # Not by print: what it could not write would be tried again when Python ends.
+    with suppress(BrokenPipeError):  # no parent: the end of our input says so too
+        os.write(sys.stdout.fileno(), f"{json.dumps(progress)}\n".encode())
 
 
 async def stop_at_end_of_input(stop: trio.Event) -> None:

@@ -146,10 +146,13 @@ def test_members_end_when_the_parent_is_killed(
     on = (f"--bootstrap={kafka_broker.bootstrap}", f"--topic={topic}")
     with program(tmp_path, *on, "--members=2", "--work=0.2") as process:
         assert process.stdout is not None
+        text = ""
         for line in process.stdout:
+            text += line
             if re.match(r"member 1 .* partitions", line):
                 process.kill()
         # Their output ends only when both of them have.
+    assert "Traceback" not in text
     assert 0 <= committed(kafka_broker.bootstrap, tmp_path, topic) < COUNT
 
 
