@@ -79,7 +79,6 @@ class Assignment:
             clock=clock,
         )
         self._partitions: set[PartitionOffsets] = set()
-        self._draining = False
 
     def set_share(self, share: int) -> None:
         """How many blocked messages of one partition may be here from now on."""
@@ -101,7 +100,6 @@ class Assignment:
 
     def drop_all(self) -> None:
         """Start nothing more."""
-        self._draining = True
         for partition in self._partitions:
             self.lanes.drop(partition)
 

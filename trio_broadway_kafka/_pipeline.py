@@ -80,12 +80,15 @@ class Pipeline:
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
         self._lanes = make_lanes(stages, share=options.max_in_flight)
         self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
+        self._demand = Demand(
+            max_messages=options.max_in_flight, max_bytes=options.max_in_flight_bytes
+        )
         self._source = Source(
             client,
             session,
             self._partitions,
             self,
-            Demand(max_messages=options.max_in_flight, max_bytes=options.max_in_flight_bytes),
+            self._demand,
             self._lanes,
             gap_limit=_GAP_FACTOR * options.max_in_flight,
             warn_keyless=stages.ordering == "key",
@@ -96,13 +99,12 @@ class Pipeline:
             stages, self._lanes, want=self._source.want, finished=self._finished
         )
         self._assigned = AsyncValue(False)
-        self._state: AsyncValue[Literal["open", "draining", "drained", "closed"]]
-        self._state = AsyncValue("open")
+        self._state: AsyncValue[Literal["opening", "open", "draining", "drained", "closed"]]
+        self._state = AsyncValue("opening")
         self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
         self._unfinished = 0
         self._ended_counts = Counts()
         self._revokes: set[trio.CancelScope] = set()
-        self._is_open = False
         self._nursery: trio.Nursery
 
     # Opening and closing.
@@ -125,7 +127,7 @@ class Pipeline:
 
     async def _open(self) -> None:
         await self._nursery.start(self._source.run)
-        self._is_open = True
+        self._state.value = "open"
 
     async def _raise_failure(self) -> None:
         failure = await self._failure.wait_value(lambda failure: failure is not None)
@@ -189,17 +191,20 @@ class Pipeline:
             left = await self._assignment.drain(
                 frozenset(partitions), self._options.revoke_timeout
             )
-            if left:
-                _log.warning(
-                    "%s: cancelled %d handlers that did not end within revoke_timeout "
-                    "(%.1f s); their messages are handled again elsewhere",
-                    self.name,
-                    left,
-                    self._options.revoke_timeout,
-                )
+            self._note_cut_off(left, self._options.revoke_timeout)
             await self._acknowledger.release(assigned, partitions)
             self._end(partitions)
         self._revokes.discard(scope)
+
+    def _note_cut_off(self, left: int, seconds: float) -> None:
+        if left:
+            _log.warning(
+                "%s: cancelled %d handlers that did not end within %.1f s; their messages are "
+                "handled again",
+                self.name,
+                left,
+                seconds,
+            )
 
     def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
         _log.warning("%s: lost %s", self.name, ", ".join(map(repr, partitions)))
@@ -207,15 +212,15 @@ class Pipeline:
         self._end(partitions)
 
     def _end(self, partitions: Sequence[PartitionOffsets]) -> None:
+        # A partition may be lost while its revoke drains it: it ends once.
+        partitions = [partition for partition in partitions if partition.live]
         self._ended_counts.add(partitions)
         self._source.ended(partitions)
         self._assignment.remove(partitions)
         self._share_anew()
 
     def _share_anew(self) -> None:
-        self._assignment.set_share(
-            max(1, self._options.max_in_flight // max(1, len(self._partitions)))
-        )
+        self._assignment.set_share(self._demand.share(len(self._partitions)))
 
     def received(self, segments: Sequence[Segment]) -> None:
         self._acknowledger.received(segments)
@@ -285,6 +290,8 @@ class Pipeline:
     async def commit(self) -> None:
         """Commit what has finished as of now, and wait until Kafka has it.
 
+        An outage is waited out: set a deadline if you can't.
+
         Raises:
             KafkaFailure: Kafka refused.
             trio.ClosedResourceError: the pipeline is closed.
@@ -317,14 +324,7 @@ class Pipeline:
             self._source.close()
             seconds = self._options.drain_timeout if timeout is None else timeout
             self._unfinished = await self._assignment.drain(None, seconds)
-            if self._unfinished:
-                _log.warning(
-                    "%s: cancelled %d handlers that did not end within %.1f s; their "
-                    "messages are handled again",
-                    self.name,
-                    self._unfinished,
-                    seconds,
-                )
+            self._note_cut_off(self._unfinished, seconds)
             self._state.value = "drained"
         else:
             await self.wait_finished()

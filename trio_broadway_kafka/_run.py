@@ -73,7 +73,7 @@ async def _obey(received: AsyncIterator[int], pipeline: Pipeline) -> None:
     draining = False
     async for number in received:
         name = signal.Signals(number).name
-        if draining or not pipeline._is_open:
+        if draining or pipeline._state.value == "opening":
             _log.warning("%s: %s: cancelling", pipeline.name, name)
             pipeline._nursery.cancel_scope.cancel()
         else:

@@ -577,3 +577,10 @@ class OffsetsMachine(RuleBasedStateMachine):
 
 TestOffsetsMachine = OffsetsMachine.TestCase
 TestOffsetsMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_to_be_read_again_starts_at_the_first_of_it() -> None:
+    state = PartitionOffsets("t", 0, 1)
+    state.refetch_from(5)
+    state.refetch_from(10)
+    assert state.position == 5

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
-from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka._kafka._client import AssignedPartition, KafkaClient
 from trio_broadway_kafka.testing import FakeBroker
 
 
@@ -246,3 +246,43 @@ async def test_pausing_stops_the_fetching_and_survives_a_rebalance(
         await trio.sleep(1)
         assert handled == [1, 0]
         assert [p.paused for p in pipeline.statistics().partitions] == [(), ()]
+
+
+async def test_a_partition_lost_while_its_revoke_drains_it_is_counted_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 2)
+
+    async def handle(message: Message) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0 if message.offset == 0 else 3)
+
+    one = broker.client()
+    stages = Stages(handle_message=handle, ordering="partition")
+    async with _open(one, stages, revoke_timeout=10) as pipeline:
+        await trio.sleep(1)
+        (state,) = pipeline._partitions.values()
+        moving = [AssignedPartition("t", 0, state.epoch)]
+        pipeline._source.revoking(moving)
+        pipeline._source.lost(moving)
+        await trio.sleep(5)
+        assert pipeline.statistics().received == 2
+        assert broker.commits == []
+
+
+async def test_resuming_what_is_not_paused_repeats_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+
+    async with _open(broker.client(), Stages(handle_message=handle)) as pipeline:
+        for _ in range(5):
+            broker.produce("t", *[b"v"] * 3, key=b"k")
+            pipeline.resume("t", 0)
+            await trio.sleep(0.25)
+        assert handled == list(range(15))

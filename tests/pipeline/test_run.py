@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
+from typing import get_type_hints
 
 import pytest
 import trio
 import trio.testing
 
-from trio_broadway_kafka import Message, Stages, run_pipeline
+from trio_broadway_kafka import Message, Stages, open_pipeline, run_pipeline
+from trio_broadway_kafka._run import PipelineArguments
 from trio_broadway_kafka.testing import FakeBroker
 
 
@@ -94,3 +97,8 @@ async def test_a_signal_while_opening_ends_that(
         await trio.sleep(3)
         signal.raise_signal(signal.SIGINT)
     assert trio.current_time() == pytest.approx(3)
+
+
+def test_it_takes_what_open_pipeline_takes() -> None:
+    given = set(inspect.signature(open_pipeline).parameters)
+    assert set(get_type_hints(PipelineArguments)) == given

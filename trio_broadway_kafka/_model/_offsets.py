@@ -226,7 +226,9 @@ class PartitionOffsets:
 
     def refetch_from(self, offset: int) -> None:
         """What was read from `offset` on is to be read again."""
-        self.position = offset
+        # Asked for twice without a message in between, the earlier one is still to be read.
+        if not self._refetching or self.position is None or offset < self.position:
+            self.position = offset
         # The end was reached by reading just that; what is still to be told of it, too.
         self._read_to = -1
         self._refetching = True

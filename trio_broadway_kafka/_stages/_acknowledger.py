@@ -172,4 +172,3 @@ class Acknowledger:
         await self._settled()
         offsets = self._offsets(partitions)
         self._client.release(assigned, offsets)
-        self._note_committed(offsets)

@@ -3,7 +3,8 @@
 The loops below are the hot path. A message whose handler does not wait costs no task, no
 scope, no channel hop and no checkpoint of its own; a checkpoint is due once in ``PACE``
 seconds for all processors together (see ``_processors.py``). The order rules they keep are
-stated in ``_model/_lanes.py``, whose fields they read inline.
+stated in ``_model/_lanes.py``, whose fields they read inline. The two loops repeat each other
+on purpose: a call per message would cost more than all else that they do.
 """
 
 from __future__ import annotations

@@ -187,11 +187,12 @@ class Source:
         self._client.pause([address])
 
     def resume(self, address: TopicPartition) -> None:
-        """End a `pause`."""
-        self._user_paused.discard(address)
+        """End a `pause`; nothing to do if there is none."""
         state = self._partitions.get(address)
-        if state is not None:
-            self._resume_unless_paused(state)
+        if address in self._user_paused:
+            self._user_paused.remove(address)
+            if state is not None:
+                self._resume_unless_paused(state)
 
     def pauses(self, state: PartitionOffsets) -> tuple[str, ...]:
         """Why a partition is paused."""
@@ -244,9 +245,7 @@ class Source:
     def lost(self, partitions: Sequence[AssignedPartition]) -> None:
         """See `ClientEvents`."""
         try:
-            states = self._states(partitions)
-            self.ended(states)
-            self._listener.lost(states)
+            self._listener.lost(self._states(partitions))
         except BaseException as error:
             self.failed(error)
 
