@@ -51,6 +51,7 @@ def consumer_settings(bootstrap: str, name: str) -> dict[str, object]:
         "group.id": f"bench-{name}-{os.getpid()}-{time.time_ns()}",
         "auto.offset.reset": "earliest",
         "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 100,
     }
 
 

@@ -41,6 +41,10 @@ DEFAULTS: Final[dict[str, object]] = {
     # After its queue was full librdkafka waits 1000 ms before it fetches again: measured at
     # 160-640k messages a second, against 0.9-1.6M with 10 ms.
     "fetch.queue.backoff.ms": 10,
+    # A partition that is resumed, and one whose first offset is looked up, wait for the
+    # request under way, which waits this long (500 by default) when the others are at their
+    # ends: partition order with a small share took 14.6 s instead of 5.2.
+    "fetch.wait.max.ms": 100,
 }
 
 CALLBACKS: Final = ("error_cb", "stats_cb", "throttle_cb", "oauth_cb")
