@@ -10,7 +10,9 @@ import trio
 import trio.testing
 
 from trio_broadway_kafka import Message, Skip, Stages, open_pipeline
+from trio_broadway_kafka._kafka._client import ClientEvents, Session
 from trio_broadway_kafka.testing import FakeBroker
+from trio_broadway_kafka.testing._fake_client import FakeClient
 
 
 def _broker(*, messages: int = 0, partitions: int = 1) -> FakeBroker:
@@ -18,6 +20,9 @@ def _broker(*, messages: int = 0, partitions: int = 1) -> FakeBroker:
     for index in range(messages):
         broker.produce("t", b"v%d" % index, key=b"k%d" % index, partition=index % partitions)
     return broker
+
+
+async def _nothing(message: Message) -> None: ...
 
 
 async def test_leaving_finishes_what_has_started_and_leaves_the_rest_to_kafka(
@@ -40,6 +45,34 @@ async def test_leaving_finishes_what_has_started_and_leaves_the_rest_to_kafka(
     assert broker.committed("t", 0) == 5
     # The handlers' remaining 7 s, the last commit in the poll under way, and no more.
     assert trio.current_time() - leaving_at <= 7.2
+
+
+async def test_a_cancellation_at_the_moment_of_joining_ends_the_pipeline() -> None:
+    scope = trio.CancelScope()
+
+    class CancelledAsItStarts(FakeClient):
+        async def run(
+            self,
+            events: ClientEvents,
+            session: Session,
+            *,
+            task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        ) -> None:
+            class Status:
+                def started(self, value: None = None) -> None:
+                    scope.cancel()
+                    task_status.started(value)
+
+            await super().run(events, session, task_status=Status())
+
+    broker = _broker()
+    client = CancelledAsItStarts(broker._cluster, group="pipeline", name="client")
+    with trio.fail_after(5), scope:
+        async with open_pipeline(
+            client=client, topics=["t"], stages=Stages(handle_message=_nothing)
+        ):
+            pytest.fail("it was cancelled")
+    assert scope.cancelled_caught
 
 
 async def test_a_second_pipeline_goes_on_exactly_where_the_first_one_left(

@@ -6,6 +6,7 @@ It turns chunks into segments, answers demand, and holds back partitions.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -352,5 +353,7 @@ class _ShieldWhenStarted:
         self._task_status = task_status
 
     def started(self, value: None = None) -> None:
-        self._scope.shield = True
+        # With who waits for it cancelled already, trio leaves the task where it is and waits
+        # for its end: shielded, it would never come.
+        self._scope.shield = trio.current_effective_deadline() > -math.inf
         self._task_status.started(value)
