@@ -1,5 +1,6 @@
 """Process Kafka with trio: structured concurrency, back-pressure, ordered commits."""
 
+from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._errors import (
     BroadwayKafkaError,
     ConfigError,
@@ -8,14 +9,21 @@ from trio_broadway_kafka._model._errors import (
     PipelineBug,
 )
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._model._options import Batcher, Stages
 from trio_broadway_kafka._model._policies import Skip, Stop
-from trio_broadway_kafka._model._statistics import PartitionStatistics, PipelineStatistics
+from trio_broadway_kafka._model._statistics import (
+    BatcherStatistics,
+    PartitionStatistics,
+    PipelineStatistics,
+)
 from trio_broadway_kafka._open import open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka._run import run_pipeline
 
 __all__ = [
+    "Batch",
+    "Batcher",
+    "BatcherStatistics",
     "BroadwayKafkaError",
     "ConfigError",
     "KafkaFailure",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 import trio
 
@@ -15,8 +16,11 @@ from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, Unorde
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
-from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._stages._batcher import BatcherStage
+from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
+from trio_broadway_kafka._stages._forwarder import Forwarder
 from trio_broadway_kafka._stages._processors import Processors
 
 __all__ = ["Assignment", "make_lanes"]
@@ -33,6 +37,8 @@ _RESISTING_LOG = 10.0
 
 def make_lanes(stages: Stages, *, share: int) -> KeyedLanes | PartitionLanes | UnorderedLanes:
     """The lanes for an ordering; `share` as in `KeyedLanes`."""
+    if stages.handle_message is None:
+        return UnorderedLanes()
     match stages.ordering:
         case "unordered":
             return UnorderedLanes()
@@ -45,7 +51,7 @@ def make_lanes(stages: Stages, *, share: int) -> KeyedLanes | PartitionLanes | U
 
 
 class Assignment:
-    """Processors and lanes, from their start to their drain or cancellation.
+    """Processors, batchers and lanes, from their start to their drain or cancellation.
 
     Args:
         stages: what to do with the messages.
@@ -66,19 +72,90 @@ class Assignment:
     ) -> None:
         self.lanes = lanes
         self.failures = Failures(stages.on_failure)
-        assert stages.handle_message is not None
-        handle = stages.handle_message
+        self._finished = finished
+        self.batchers = Batchers(
+            {
+                name: BatcherStage(
+                    name,
+                    batcher,
+                    ordered=stages.ordering != "unordered",
+                    settle=partial(self.failures.settle, on_failure=batcher.on_failure),
+                    ended=self._batch_ended,
+                    stop=self.stop,
+                )
+                for name, batcher in stages.batchers.items()
+            },
+            self.failures.settle,
+        )
+        handle = stages.handle_message or _nothing
         self.processors = Processors(
             handle=handle if finished is None else _telling(handle, finished),
             lanes=lanes,
             lane_of=stages.ordering if callable(stages.ordering) else None,
-            count=stages.concurrency,
+            count=0 if stages.handle_message is None else stages.concurrency,
+            forward=self.batchers.forward if stages.batchers else None,
             settle=self.failures.settle,
-            stop=self.drop_all,
+            stop=self.stop,
             want=want,
             clock=clock,
         )
+        self._forwarder: Forwarder | None = None
+        if stages.handle_message is None:
+            self._forwarder = Forwarder(
+                lanes=lanes,
+                forward=self.batchers.forward_all if stages.batchers else self._acknowledge,
+                backlogged=self.batchers.backlogged,
+                want=want,
+                stop=self.stop,
+            )
         self._partitions: set[PartitionOffsets] = set()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start all tasks in `nursery`."""
+        self.processors.start(nursery)
+        self.batchers.start(nursery)
+        if self._forwarder is not None:
+            nursery.start_soon(self._forwarder.run)
+
+    def _acknowledge(self, segment: Segment) -> None:
+        """Finish what nobody wants to handle."""
+        raws, first = segment.take_all()
+        segment.flags[first:] = bytes((SUCCEEDED,)) * len(raws)
+        if self._finished is not None:
+            self._finished()
+
+    def _batch_ended(self) -> None:
+        self.batchers.note_settled()
+        if self._finished is not None:
+            self._finished()
+        if self._forwarder is not None:
+            self._forwarder.wake()
+        else:
+            self.processors.want_if_few()
+
+    def includes_caller(self) -> bool:
+        """Whether the current task runs a handler, or runs in a nursery of one."""
+        tasks = {*self.processors.tasks, *self.batchers.tasks()}
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task not in tasks:
+            task = task.parent_nursery.parent_task if task.parent_nursery else None
+        return task is not None
+
+    @property
+    def busy(self) -> int:
+        """How many handlers are running."""
+        return self.processors.busy + self.batchers.busy
+
+    @property
+    def started(self) -> int:
+        """How many messages have started and are not finished."""
+        return self.processors.busy + self.batchers.held
+
+    def relieve(self) -> None:
+        """No more fits in: if nothing here will make room by itself, a batch must leave."""
+        if self.processors.busy or self.processors.has_work() or not self.batchers.is_idle():
+            return
+        self.batchers.relieve()
 
     def set_share(self, share: int) -> None:
         """How many blocked messages of one partition may be here from now on."""
@@ -95,22 +172,30 @@ class Assignment:
 
     def received(self, segments: Sequence[Segment]) -> None:
         """Segments were added to the lanes, or (with none) some that were held came back."""
-        if segments or self.processors.has_work():
+        if self._forwarder is not None:
+            self._forwarder.wake()
+        elif segments or self.processors.has_work():
             self.processors.wake()
 
     def drop_all(self) -> None:
-        """Start nothing more."""
+        """Drop what has not started."""
         for partition in self._partitions:
             self.lanes.drop(partition)
+
+    def stop(self) -> None:
+        """Start nothing more, not even what is in batches."""
+        self.drop_all()
+        self.batchers.stop()
 
     async def drain(
         self, partitions: Collection[PartitionOffsets] | None, timeout: float
     ) -> int:
         """Drop what has not started of these partitions (None: all), and wait for the rest.
 
-        After `timeout` seconds their handlers are cancelled. Returns how many messages
-        had started and did not finish.
+        Their batches leave as they are. After `timeout` seconds their handlers are
+        cancelled. Returns how many messages had started and did not finish.
         """
+        some = partitions
         if partitions is None:
             self.drop_all()
             partitions = frozenset(self._partitions)
@@ -119,35 +204,49 @@ class Assignment:
                 self.lanes.drop(partition)
         with trio.move_on_after(timeout) as scope:
             await self.processors.wait_done(partitions)
+            self.batchers.flush("drain" if some is None else "revoke", some)
+            await self.batchers.wait_done(partitions)
         if not scope.cancelled_caught:
             return 0
         return await self.cut_off(partitions)
 
     async def cut_off(self, partitions: Collection[PartitionOffsets]) -> int:
-        """Cancel the handlers of these partitions. Returns how many there were."""
+        """Cancel the handlers of these partitions. Returns how many messages they had."""
         running = self.processors.handling(partitions)
         left = sum(processor.message is not None for processor in running)
-        for processor in running:
-            processor.interrupt()
+        left += self._cut_off(partitions)
         with trio.move_on_after(_UNWIND):
             await self.processors.wait_done(partitions)
+            await self.batchers.wait_done(partitions)
         return left
+
+    def _cut_off(self, partitions: Collection[PartitionOffsets]) -> int:
+        for partition in partitions:
+            partition.cut_off = True
+        for processor in self.processors.handling(partitions):
+            processor.interrupt()
+        return self.batchers.cut_off(partitions)
 
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions and cancel their handlers, without waiting."""
         for partition in partitions:
             self.lanes.drop(partition)
-        for processor in self.processors.handling(partitions):
-            processor.interrupt()
+        self._cut_off(partitions)
 
     async def wait_ended(self) -> None:
-        """Wait until all processors have ended, and log those that resist."""
+        """Wait until all handlers have ended, and log those that resist."""
         started = trio.current_time()
         while True:
             with trio.move_on_after(_RESISTING_LOG):
                 await self.processors.wait_ended()
+                await self.batchers.wait_ended()
                 return
-            self.processors.log_resisting(trio.current_time() - started)
+            since = trio.current_time() - started
+            self.processors.log_resisting(since)
+            self.batchers.log_resisting(since)
+
+
+async def _nothing(message: Message) -> None: ...
 
 
 def _telling(

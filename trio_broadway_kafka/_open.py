@@ -72,6 +72,7 @@ def open_pipeline(
         raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
     if start_from != "committed":
         raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
+    stages.check_bound(max_in_flight)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
         max_in_flight_bytes=max_in_flight_bytes,

@@ -1,9 +1,9 @@
 """A pipeline's wiring, and the order of its shutdown.
 
-     Kafka ─▶ source ─▶ processors ─▶ acknowledger ─▶ Kafka (offsets)
-              one task   N tasks       one task
-              owns the   order kept    contiguous prefix per (topic, partition, epoch)
-              client     by lanes
+     Kafka ─▶ source ─▶ processors ─▶ batchers ─▶ acknowledger ─▶ Kafka (offsets)
+              one task   N tasks       timers and   one task
+              owns the   order kept    M tasks      contiguous prefix per
+              client     by lanes                   (topic, partition, epoch)
        ▲ demand (a memory channel): messages polled and not yet finished ≤ max_in_flight
 
 One nursery owns all tasks, so what leaves the block is one flat ExceptionGroup. The source
@@ -23,6 +23,7 @@ import trio
 from trio_util import AsyncValue
 
 from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._caught_up import wait_caught_up
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     KafkaClient,
@@ -49,14 +50,6 @@ _log = logging.getLogger("trio_broadway_kafka")
 # Messages of one partition that may be finished behind an unfinished one, in units of
 # max_in_flight: each costs a byte here, and all are handled again after a crash.
 _GAP_FACTOR = 10
-
-# Seconds between two looks at whether a partition is caught up, at first and after a while:
-# what is finished is a flag that nobody is told of.
-_LOOK = 0.01
-_LOOK_MOST = 0.1
-
-# Seconds between two tries of asking for the partitions' ends.
-_ASK_AGAIN = 0.1
 
 
 class Pipeline:
@@ -114,7 +107,7 @@ class Pipeline:
         """The nursery and its tasks; at the end all of it is closed."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._assignment.processors.start(nursery)
+            self._assignment.start(nursery)
             nursery.start_soon(self._acknowledger.run)
             nursery.start_soon(self._acknowledger.commit_regularly)
             nursery.start_soon(self._source.fetch_on_demand)
@@ -139,7 +132,7 @@ class Pipeline:
         for handlers that resist their cancellation."""
         try:
             self._source.close()
-            self._assignment.drop_all()
+            self._assignment.stop()
             self._nursery.cancel_scope.cancel()
             await self._assignment.wait_ended()
             with trio.move_on_after(self._options.close_timeout) as closing:
@@ -199,7 +192,7 @@ class Pipeline:
     def _note_cut_off(self, left: int, seconds: float) -> None:
         if left:
             _log.warning(
-                "%s: cancelled %d handlers that did not end within %.1f s; their messages are "
+                "%s: cut off %d messages whose handlers did not end within %.1f s; they are "
                 "handled again",
                 self.name,
                 left,
@@ -227,6 +220,9 @@ class Pipeline:
         self._assignment.received(segments)
         if self._finished is not None:
             self._finished()
+
+    def exhausted(self) -> None:
+        self._assignment.relieve()
 
     def failed(self, error: BaseException) -> None:
         if self._nursery.cancel_scope.cancel_called:  # nobody is left to raise it
@@ -260,28 +256,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         await self.wait_assigned()
-        waiting = dict(self._partitions)
-        ends = await self._ends(list(waiting))
-        look = _LOOK
-        while waiting:
-            for address, state in [*waiting.items()]:
-                reached = max(state.prefix() or 0, state.committed or 0)
-                if not state.live or reached >= ends.get(address, 0):
-                    del waiting[address]
-            if waiting:
-                await trio.sleep(look)
-                look = min(1.5 * look, _LOOK_MOST)
-
-    async def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """The partitions' ends now. A topic that is new may need some tries."""
-        deadline = trio.current_time() + self._options.open_timeout
-        while True:
-            try:
-                return await self._client.end_offsets(partitions)
-            except KafkaFailure as failure:
-                if not failure.retriable or trio.current_time() >= deadline:
-                    raise
-            await trio.sleep(_ASK_AGAIN)
+        await wait_caught_up(self._client, self._partitions, self._options.open_timeout)
 
     async def wait_finished(self) -> None:
         """Wait until the pipeline has nothing more to do: it was drained."""
@@ -314,7 +289,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         self._check_open()
-        if self._assignment.processors.includes_caller():
+        if self._assignment.includes_caller():
             raise RuntimeError(
                 "drain() was called from inside a handler, where it would wait for itself; "
                 "set an event that the block's body waits for, and leave the block there"
@@ -354,7 +329,9 @@ class Pipeline:
             [self._partitions[address] for address in sorted(self._partitions)],
             self._ended_counts,
             failed=self._assignment.failures.failed,
-            busy=self._assignment.processors.busy,
+            busy=self._assignment.busy,
+            started=self._assignment.started,
+            batchers=self._assignment.batchers.statistics(),
             pauses=self._source.pauses,
             now=trio.current_time(),
         )

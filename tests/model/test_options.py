@@ -55,7 +55,6 @@ async def policy(message: Message) -> Stop: ...
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"handle_message": None}, "Stages needs a handle_message: an async function"),
         ({"handle_message": plain}, "handle_message must be an async function, .*async def"),
         ({"handle_message": generator}, "handle_message must be an async function"),
         ({"handle_message": Handler}, "handle_message must be an async function"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Literal
 
 from trio_broadway_kafka._model._errors import MessageFailed
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["Message"]
 
 _NO_TIMESTAMP = 0  # confluent_kafka.TIMESTAMP_NOT_AVAILABLE
+
+_DEFAULTS = {"batcher": "default", "batch_key": None, "batch_mode": "bulk"}
 
 
 class Message:
@@ -23,13 +26,19 @@ class Message:
 
     Attributes:
         data: what the handlers make of the message; starts as `value`. Assign freely.
+        batcher: the name of the batcher that gets it; ``"default"`` unless assigned.
+        batch_key: messages with the same key share batches; None unless assigned.
+        batch_mode: ``"bulk"``, or ``"flush"``: its batch leaves as soon as it is in it.
     """
 
-    __slots__ = ("_failure", "_raw", "data")
+    __slots__ = ("_failure", "_raw", "batch_key", "batch_mode", "batcher", "data")
 
-    # An annotation only: the slot stays empty, and `__getattr__` fills it when it is
-    # asked for, so that a handler which does not read `data` does not pay for it.
+    # Annotations only: the slots stay empty, and `__getattr__` fills them when they are
+    # asked for, so that a handler which does not read them does not pay for them.
     data: Any
+    batcher: str
+    batch_key: Hashable
+    batch_mode: Literal["bulk", "flush"]
 
     def __init__(self, raw: RawMessage) -> None:
         self._raw = raw
@@ -39,6 +48,8 @@ class Message:
         if name == "data":
             self.data = value = self._raw.value()
             return value
+        if name in _DEFAULTS:
+            return _DEFAULTS[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:

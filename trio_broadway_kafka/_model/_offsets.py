@@ -24,6 +24,8 @@ class PartitionOffsets:
     Attributes:
         epoch: names the assignment; an acknowledgement belongs to an epoch.
         draining: nothing of it may start any more: it is being revoked, or all ends.
+        cut_off: its handlers were cancelled at a deadline: what resists and ends later does
+            not count, and goes nowhere.
         live: False once the epoch has ended: nothing of it is committed any more.
         received: messages that arrived (less those forgotten).
         position: the offset after the last message that arrived, None before the first.
@@ -44,6 +46,7 @@ class PartitionOffsets:
         "_tail",
         "aside",
         "committed",
+        "cut_off",
         "draining",
         "end",
         "epoch",
@@ -64,6 +67,7 @@ class PartitionOffsets:
         self.epoch = epoch
         self.live = True
         self.draining = False
+        self.cut_off = False
         self.received = 0
         self.position: int | None = None
         self.committed = committed

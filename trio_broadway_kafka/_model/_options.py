@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._policies import OnFailure, Skip, Stop
 
-__all__ = ["Ordering", "PipelineOptions", "Stages", "check_topics"]
+__all__ = ["Batcher", "Ordering", "PipelineOptions", "Stages", "check_topics"]
 
 Ordering = Literal["key", "partition", "unordered"] | Callable[[Message], Hashable]
 HandleMessage = Callable[[Message], Awaitable[None]]
+HandleBatch = Callable[[Batch], Awaitable[None]]
 
 _ORDERINGS = ("key", "partition", "unordered")
 
@@ -34,6 +36,57 @@ def _is_async(function: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batcher:
+    """What collects messages, and what handles the batches.
+
+    Messages with the same ``batch_key`` share batches. A batch leaves when it is full, when
+    `timeout` has passed since its first message, when a message with
+    ``batch_mode="flush"`` is in it, and when the pipeline or one of its partitions ends.
+
+    Attributes:
+        handle_batch: ``async def handle_batch(batch) -> None``. Raising fails the whole
+            batch, ``message.fail(reason)`` one message of it.
+        size: the weight at which a batch is full: a number of messages, unless there is
+            `weigh`. Do NOT set it above ``max_in_flight``: such a batch never fills.
+        weigh: ``(Message) -> float``, what a message counts in a batch, such as its bytes:
+            ``lambda message: len(message.data)``. A batch is never heavier than `size`,
+            unless a single message is.
+        timeout: seconds from the first message of a batch, never extended. inf waits
+            until it is full.
+        concurrency: how many batches are handled at once. Batches of the same
+            ``batch_key`` never overlap, unless the ordering is ``"unordered"``.
+        on_failure: as `Stages.on_failure`, which it is unless given.
+
+    Raises:
+        ConfigError: naming the option that is wrong.
+    """
+
+    handle_batch: HandleBatch
+    size: float = 100
+    weigh: Callable[[Message], float] | None = None
+    timeout: float = 1.0
+    concurrency: int = 1
+    on_failure: OnFailure | None = None
+
+    def __post_init__(self) -> None:
+        _check_handler("handle_batch", self.handle_batch)
+        _check_concurrency(self.concurrency)
+        if self.weigh is not None and (not callable(self.weigh) or _is_async(self.weigh)):
+            raise ConfigError(f"weigh must be a plain function, not {self.weigh!r}")
+        if not _is_number(self.size) or not self.size > 0:
+            raise ConfigError(f"size must be a number above 0, not {self.size!r}")
+        if self.weigh is None and (not isinstance(self.size, int) or self.size < 1):
+            raise ConfigError(
+                f"size must be a whole number of messages, 1 or more, not {self.size!r}; "
+                "with weigh= it may be any weight"
+            )
+        if not _is_number(self.timeout) or not self.timeout >= 0:
+            raise ConfigError(f"timeout must be seconds of 0 or more, not {self.timeout!r}")
+        if self.on_failure is not None:
+            _check_on_failure(self.on_failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
     """What a pipeline does with its messages.
 
@@ -41,6 +94,9 @@ class Stages:
         handle_message: ``async def handle_message(message) -> None``, called for each
             message, up to `concurrency` at once. It changes the message in place and
             returns nothing. Raising, or ``message.fail(reason)``, fails the message.
+            Without one, messages go straight to the batcher ``"default"``.
+        batchers: by name; a message goes to the one that its ``batcher`` names. Without
+            any, a message is acknowledged as soon as it is handled.
         ordering: which messages are handled one after another, in offset order.
             ``"key"``: those with the same key in the same partition (messages without a
             key share one lane per partition). ``"partition"``: those of a partition.
@@ -58,41 +114,86 @@ class Stages:
     """
 
     handle_message: HandleMessage | None = None
+    batchers: Mapping[str, Batcher] = field(default_factory=dict)
     ordering: Ordering = "key"
     concurrency: int = 16
     on_failure: OnFailure = Stop()
 
     def __post_init__(self) -> None:
-        if self.handle_message is None:
-            raise ConfigError(
-                "Stages needs a handle_message: an async function that takes a Message"
-            )
-        if not _is_async(self.handle_message):
-            raise ConfigError(
-                f"handle_message must be an async function, not {self.handle_message!r}: "
-                "write 'async def', with trio.to_thread.run_sync inside it for what blocks"
-            )
+        if self.handle_message is not None:
+            _check_handler("handle_message", self.handle_message)
+        self._check_batchers()
         if not callable(self.ordering) and self.ordering not in _ORDERINGS:
             raise ConfigError(
                 f"ordering must be one of {', '.join(map(repr, _ORDERINGS))} or a function "
                 f"of the message, not {self.ordering!r}"
             )
-        for name in ("ordering", "on_failure"):
-            if _is_async(getattr(self, name)):
-                raise ConfigError(f"{name} must be a plain function, not an async one")
-        if not isinstance(self.concurrency, int) or self.concurrency < 1:
+        if _is_async(self.ordering):
+            raise ConfigError("ordering must be a plain function, not an async one")
+        _check_concurrency(self.concurrency)
+        _check_on_failure(self.on_failure)
+
+    def check_bound(self, max_in_flight: int) -> None:
+        """Check that every batch can become full.
+
+        Raises:
+            ConfigError: naming the batcher whose batches can't.
+        """
+        for name, batcher in self.batchers.items():
+            if batcher.weigh is None and batcher.size > max_in_flight:
+                raise ConfigError(
+                    f"size={batcher.size} of batcher {name!r} is above "
+                    f"max_in_flight={max_in_flight}: its batches would never be full"
+                )
+
+    def _check_batchers(self) -> None:
+        batchers: Any = self.batchers
+        if not isinstance(batchers, Mapping):
             raise ConfigError(
-                f"concurrency must be a whole number of 1 or more, not {self.concurrency!r}"
+                'batchers must be a dict by name, such as {"default": Batcher(...)}, not '
+                f"{batchers!r}"
             )
-        if not isinstance(self.on_failure, Stop | Skip) and not callable(self.on_failure):
+        for name, batcher in batchers.items():
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"a batcher's name must be a text, not {name!r}")
+            if not isinstance(batcher, Batcher):
+                raise ConfigError(f"batcher {name!r} must be a Batcher(...), not {batcher!r}")
+        if batchers and self.handle_message is None and "default" not in batchers:
             raise ConfigError(
-                "on_failure must be a policy such as Stop() or Skip(), or a function of the "
-                f"message that returns one, not {self.on_failure!r}"
+                "without a handle_message all messages go to the batcher 'default', and there "
+                f"is none among {', '.join(map(repr, batchers))}"
             )
-        if isinstance(self.on_failure, type):
-            raise ConfigError(
-                f"on_failure must be an instance: write {self.on_failure.__name__}()"
-            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_handler(name: str, handler: object) -> None:
+    if not _is_async(handler):
+        raise ConfigError(
+            f"{name} must be an async function, not {handler!r}: "
+            "write 'async def', with trio.to_thread.run_sync inside it for what blocks"
+        )
+
+
+def _check_concurrency(concurrency: object) -> None:
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigError(
+            f"concurrency must be a whole number of 1 or more, not {concurrency!r}"
+        )
+
+
+def _check_on_failure(on_failure: object) -> None:
+    if _is_async(on_failure):
+        raise ConfigError("on_failure must be a plain function, not an async one")
+    if not isinstance(on_failure, Stop | Skip) and not callable(on_failure):
+        raise ConfigError(
+            "on_failure must be a policy such as Stop() or Skip(), or a function of the "
+            f"message that returns one, not {on_failure!r}"
+        )
+    if isinstance(on_failure, type):
+        raise ConfigError(f"on_failure must be an instance: write {on_failure.__name__}()")
 
 
 def check_topics(topics: Iterable[str]) -> tuple[str, ...]:

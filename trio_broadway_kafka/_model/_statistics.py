@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 
-__all__ = ["Counts", "PartitionStatistics", "PipelineStatistics", "pipeline_statistics"]
+__all__ = [
+    "BatcherStatistics",
+    "Counts",
+    "PartitionStatistics",
+    "PipelineStatistics",
+    "pipeline_statistics",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,23 @@ class PartitionStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatcherStatistics:
+    """One batcher.
+
+    Attributes:
+        name: its name.
+        open_batches: batches being filled.
+        pending: messages in batches whose handler has not started.
+        delivered: messages of batches whose handler has ended, well or not.
+    """
+
+    name: str
+    open_batches: int
+    pending: int
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatistics:
     """The pipeline since it was opened, and its assigned partitions.
 
@@ -58,6 +81,7 @@ class PipelineStatistics:
         busy: handlers running.
         queued: messages here that have not started.
         partitions: the assigned partitions, by topic and number.
+        batchers: the batchers, in the order in which they were given.
     """
 
     received: int
@@ -69,6 +93,7 @@ class PipelineStatistics:
     busy: int
     queued: int
     partitions: tuple[PartitionStatistics, ...]
+    batchers: tuple[BatcherStatistics, ...] = ()
 
 
 class Counts:
@@ -104,6 +129,8 @@ def pipeline_statistics(
     *,
     failed: int,
     busy: int,
+    started: int,
+    batchers: tuple[BatcherStatistics, ...],
     pauses: Callable[[PartitionOffsets], tuple[str, ...]],
     now: float,
 ) -> PipelineStatistics:
@@ -114,6 +141,8 @@ def pipeline_statistics(
         ended: counts of those that have ended.
         failed: times a handler failed.
         busy: handlers running.
+        started: messages that have started and are not finished.
+        batchers: the batchers' own.
         pauses: why a partition is paused.
         now: seconds of the clock that segments are stamped with.
     """
@@ -127,8 +156,9 @@ def pipeline_statistics(
         in_flight=in_flight,
         in_flight_bytes=sum(state.unfinished_bytes for state in states),
         busy=busy,
-        queued=max(0, in_flight - busy),
+        queued=max(0, in_flight - started),
         partitions=tuple(_of_partition(state, pauses(state), now) for state in states),
+        batchers=batchers,
     )
 
 

@@ -25,8 +25,12 @@ class Failures:
         self._on_failure = on_failure
         self.failed = 0
 
-    def settle(self, message: Message, error: BaseException) -> int:
+    def settle(
+        self, message: Message, error: BaseException, on_failure: OnFailure | None = None
+    ) -> int:
         """Decide what becomes of the message. Returns its flag (see `_model._offsets`).
+
+        `on_failure` is a batcher's own policy.
 
         Raises:
             BaseException: `error` itself, with a note that says where, under `Stop`.
@@ -34,7 +38,7 @@ class Failures:
         """
         self.failed += 1
         message._failure = error
-        policy = self._on_failure
+        policy = self._on_failure if on_failure is None else on_failure
         if not isinstance(policy, Stop | Skip):
             policy = policy(message)
         match policy:

@@ -118,6 +118,7 @@ class Processor:
         """Handle the messages of a segment: unordered, or as its partition's owner."""
         shared = self._shared
         handle = shared.handle
+        forward = shared.forward
         clock = shared.clock
         new = _new
         flags = segment.flags
@@ -136,9 +137,11 @@ class Processor:
                     flags[index] = self._failed(segment, message, error)
                 else:
                     if result is None and message._failure is None:
-                        flags[index] = SUCCEEDED
+                        flags[index] = (
+                            SUCCEEDED if forward is None else forward(segment, index, message)
+                        )
                     else:
-                        flags[index] = self._judge(segment, message, result)
+                        flags[index] = self._judge(segment, index, message, result)
                 if not index & _LOOK_MASK:
                     if shared.running > 2:  # handlers wait: more should be here in time
                         shared.want_if_few()
@@ -161,6 +164,7 @@ class Processor:
         lanes = shared.lanes
         assert isinstance(lanes, KeyedLanes)
         handle = shared.handle
+        forward = shared.forward
         clock = shared.clock
         new = _new
         lane_of = shared.lane_of
@@ -206,9 +210,11 @@ class Processor:
                     flags[index] = self._failed(segment, message, error)
                 else:
                     if result is None and message._failure is None:
-                        flags[index] = SUCCEEDED
+                        flags[index] = (
+                            SUCCEEDED if forward is None else forward(segment, index, message)
+                        )
                     else:
-                        flags[index] = self._judge(segment, message, result)
+                        flags[index] = self._judge(segment, index, message, result)
                 if lanes.hot is self:
                     lanes.hot = None
                 else:  # it was entered among the busy: others may be parked behind it
@@ -257,7 +263,7 @@ class Processor:
                 except Exception as error:
                     segment.flags[index] = self._failed(segment, message, error)
                 else:
-                    segment.flags[index] = self._judge(segment, message, result)
+                    segment.flags[index] = self._judge(segment, index, message, result)
                 self.message = None
                 turns += 1  # the indices of a lane may all be odd
                 if not turns & _LOOK_MASK and shared.clock() >= shared.due:
@@ -315,7 +321,7 @@ class Processor:
             return 0
         return self._shared.settle(message, error)
 
-    def _judge(self, segment: Segment, message: Message, result: object) -> int:
+    def _judge(self, segment: Segment, index: int, message: Message, result: object) -> int:
         """The flag of a message whose handler returned `result`."""
         if result is not None:
             error = TypeError(
@@ -326,7 +332,8 @@ class Processor:
             raise error
         if message._failure is not None:
             return self._failed(segment, message, message._failure)
-        return SUCCEEDED
+        forward = self._shared.forward
+        return SUCCEEDED if forward is None else forward(segment, index, message)
 
 
 def _cancellation_of(error: BaseException) -> BaseException:

@@ -10,6 +10,7 @@ import trio
 from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._processor import Processor
 
 __all__ = ["PACE", "Processors"]
@@ -28,6 +29,8 @@ class Processors:
         lanes: what may be taken, and in which order.
         lane_of: the lane of a message, None for its key (only with `KeyedLanes`).
         count: how many.
+        forward: where a handled message goes, returning its flag for now; None where it is
+            finished.
         settle: decides what becomes of a failed message: returns its flag or raises.
         stop: called when the first processor ends, and so the pipeline: nothing more may
             start, not even what another one would take before it is cancelled.
@@ -47,6 +50,7 @@ class Processors:
         lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
         lane_of: Callable[[Message], Hashable] | None,
         count: int,
+        forward: Callable[[Segment, int, Message], int] | None,
         settle: Callable[[Message, BaseException], int],
         stop: Callable[[], None],
         want: Callable[[], None],
@@ -55,6 +59,7 @@ class Processors:
         self.handle = handle
         self.lanes = lanes
         self.lane_of = lane_of
+        self.forward = forward
         self.settle = settle
         self.stop = stop
         self.clock = clock
@@ -67,6 +72,8 @@ class Processors:
         self.running = 0
         self._ended = trio.Event()
         self._left = count
+        if not count:
+            self._ended.set()
 
     @property
     def busy(self) -> int:
@@ -97,13 +104,6 @@ class Processors:
     async def wait_ended(self) -> None:
         """Wait until every processor task has ended."""
         await self._ended.wait()
-
-    def includes_caller(self) -> bool:
-        """Whether the current task is a processor, or runs in a nursery of a handler."""
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not None and task not in self.tasks:
-            task = task.parent_nursery.parent_task if task.parent_nursery else None
-        return task is not None
 
     def note_started(self) -> None:
         """The current task is a processor."""

@@ -6,7 +6,6 @@ It turns chunks into segments, answers demand, and holds back partitions.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._lanes import Lanes, UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._stages._service import ShieldWhenStarted
 
 __all__ = ["Source", "SourceListener"]
 
@@ -46,6 +46,9 @@ class SourceListener(Protocol):
 
     def received(self, segments: Sequence[Segment]) -> None:
         """Messages arrived, or (with none) held ones came back or an end was reached."""
+
+    def exhausted(self) -> None:
+        """Nothing more fits in."""
 
     def failed(self, error: BaseException) -> None:
         """The pipeline can't go on."""
@@ -112,7 +115,7 @@ class Source:
         try:
             with self.scope:
                 await self._client.run(
-                    self, self._session, task_status=_ShieldWhenStarted(self.scope, task_status)
+                    self, self._session, task_status=ShieldWhenStarted(self.scope, task_status)
                 )
         finally:
             self.closed.set()
@@ -142,6 +145,8 @@ class Source:
         if count:
             self._fetch_open = True
             self._wishes.send_nowait(count)
+        else:
+            self._listener.exhausted()
 
     def _hold_back(self, *, truncate: bool) -> None:
         """Pause the partitions whose blocked messages hold their share, so that the
@@ -343,17 +348,3 @@ class Source:
 
 def _address(state: PartitionOffsets) -> TopicPartition:
     return TopicPartition(state.topic, state.partition)
-
-
-class _ShieldWhenStarted:
-    """A task status that shields a scope before it says that its task has started."""
-
-    def __init__(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
-        self._scope = scope
-        self._task_status = task_status
-
-    def started(self, value: None = None) -> None:
-        # With who waits for it cancelled already, trio leaves the task where it is and waits
-        # for its end: shielded, it would never come.
-        self._scope.shield = trio.current_effective_deadline() > -math.inf
-        self._task_status.started(value)

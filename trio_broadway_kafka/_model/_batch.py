@@ -1,0 +1,143 @@
+"""One batch: the messages of a call of ``handle_batch``, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from typing import Any, Literal
+
+from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+
+__all__ = ["Batch", "Trigger"]
+
+Trigger = Literal["size", "timeout", "flush", "drain", "revoke", "pressure"]
+
+_SUCCESS = bytes((SUCCEEDED,))
+
+
+class Batch:
+    """Messages that one call of ``handle_batch`` gets, in the order in which they came.
+
+    Iterating makes the messages; `raw_values` and `raw_keys` give the records' bytes
+    without that.
+
+    Attributes:
+        batcher: the batcher's name.
+        key: the ``batch_key`` that its messages share.
+        weight: the sum of what ``weigh`` returned for them; their number without it.
+        trigger: what closed it: ``"size"``, ``"timeout"``, ``"flush"`` (a message with
+            ``batch_mode="flush"``), ``"drain"``, ``"revoke"`` (a partition is taken away),
+            or ``"pressure"`` (``max_in_flight`` is reached and nothing else could leave).
+    """
+
+    __slots__ = (
+        "_are_messages",
+        "_items",
+        "_messages",
+        "_runs",
+        "batcher",
+        "deadline",
+        "key",
+        "trigger",
+        "weight",
+    )
+
+    def __init__(self, batcher: str, key: Hashable, deadline: float) -> None:
+        self.batcher = batcher
+        self.key = key
+        self.weight: float = 0
+        self.trigger: Trigger = "size"
+        self.deadline = deadline
+        # Messages, or records of which nobody has asked for messages yet.
+        self._items: list[Any] = []
+        self._are_messages = True
+        self._messages: tuple[Message, ...] | None = None
+        # Where they are, in the same order: [segment, index of the first, behind the last].
+        self._runs: list[tuple[Segment, int, int]] = []
+
+    def __repr__(self) -> str:
+        # Never the key: reprs end in logs.
+        return f"<Batch of {len(self)} messages for {self.batcher!r}, {self.trigger}>"
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages."""
+        if self._messages is None:
+            made = self._items if self._are_messages else map(Message, self._items)
+            self._messages = tuple(made)
+        return self._messages
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def raw_values(self) -> list[bytes | None]:
+        """The values of the records, as Kafka has them."""
+        return self._read("value")
+
+    def raw_keys(self) -> list[bytes | None]:
+        """The keys of the records, as Kafka has them."""
+        return self._read("key")
+
+    def _read(self, field: Literal["key", "value"]) -> list[bytes | None]:
+        raws = [item._raw for item in self._items] if self._are_messages else self._items
+        # The method of the client's class: a lookup a batch, not one a message.
+        return list(map(getattr(type(raws[0]), field), raws)) if raws else []
+
+    def add(self, message: Message, weight: float, segment: Segment, index: int) -> None:
+        """Add one message. For the batcher, as all that follows."""
+        self._items.append(message)
+        self.weight += weight
+        runs = self._runs
+        if runs and runs[-1][0] is segment and runs[-1][2] == index:
+            runs[-1] = (segment, runs[-1][1], index + 1)
+        else:
+            runs.append((segment, index, index + 1))
+
+    def add_records(self, records: Sequence[Any], segment: Segment, first: int) -> None:
+        """Add records that follow one another in a segment."""
+        self._are_messages = False
+        self._items += records
+        self.weight += len(records)
+        self._runs.append((segment, first, first + len(records)))
+
+    def partitions(self) -> set[PartitionOffsets]:
+        """The assignments that its messages belong to."""
+        return {segment.partition for segment, _, _ in self._runs}
+
+    def places(self) -> Iterator[tuple[Segment, int]]:
+        """Segment and index of each message."""
+        for segment, first, behind in self._runs:
+            for index in range(first, behind):
+                yield segment, index
+
+    def finish(self) -> None:
+        """All its messages have succeeded."""
+        for segment, first, behind in self._runs:
+            segment.flags[first:behind] = _SUCCESS * (behind - first)
+
+    def has_failures(self) -> bool:
+        """Whether a message was failed by ``fail``."""
+        made = self._messages
+        return made is not None and any(message._failure is not None for message in made)
+
+    def without(self, partitions: Collection[PartitionOffsets]) -> int:
+        """Drop the messages of these assignments. Returns how many there were."""
+        if not any(segment.partition in partitions for segment, _, _ in self._runs):
+            return 0
+        count = len(self)
+        kept = [
+            (item, segment, index)
+            for item, (segment, index) in zip(self._items, self.places(), strict=True)
+            if segment.partition not in partitions
+        ]
+        # Not weighed again: a share of what it weighed will do for what is left.
+        weight = self.weight / count
+        self.weight = 0
+        self._items, self._runs, self._messages = [], [], None
+        for item, segment, index in kept:
+            self.add(item, weight, segment, index)
+        return count - len(kept)

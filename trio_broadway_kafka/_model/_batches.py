@@ -1,0 +1,237 @@
+"""What a batcher collects: batches by key, closed by size, time or flush, in order.
+
+A batch is *open* while it is being filled, *ready* when a worker may take it, *running*
+in its handler. Batches of the same key run one after another, in the order in which they
+were closed, unless order is not asked for; later ones wait behind the first, so that what
+is ready can always be started. A key is remembered only while it has a batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+from trio_broadway_kafka._model._batch import Batch, Trigger
+from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """What one batcher holds.
+
+    Args:
+        name: the batcher's.
+        size: the weight at which a batch leaves.
+        weigh: the weight of a message, None for 1 each.
+        timeout: seconds from a batch's first message after which it leaves.
+        ordered: batches of the same key do not overlap.
+
+    Attributes:
+        ready: what may start, oldest first.
+        delivered: messages of batches that have ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: float,
+        weigh: Callable[[Message], float] | None = None,
+        timeout: float = 1.0,
+        ordered: bool = True,
+    ) -> None:
+        self.name = name
+        self.ready: deque[Batch] = deque()
+        self.running: set[Batch] = set()
+        self.delivered = 0
+        self._size = size
+        self._weigh = weigh
+        self._timeout = timeout
+        self._ordered = ordered
+        self._open: dict[Hashable, Batch] = {}  # in the order of their deadlines
+        # By key, from when a batch is ready until it has ended: those that come after it.
+        self._later: dict[Hashable, deque[Batch]] = {}
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it must see each message."""
+        return self._weigh is not None
+
+    @property
+    def open_batches(self) -> int:
+        """How many batches are being filled."""
+        return len(self._open)
+
+    @property
+    def pending(self) -> int:
+        """How many messages wait for their handler to start."""
+        return sum(map(len, self._waiting()))
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether a batch that was closed waits."""
+        return bool(self.ready) or any(self._later.values())
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the oldest open batch leaves at the latest, None if there is none."""
+        for batch in self._open.values():
+            return batch.deadline
+        return None
+
+    def _waiting(self) -> Iterator[Batch]:
+        yield from self._open.values()
+        yield from self.ready
+        for later in self._later.values():
+            yield from later
+
+    # Filling
+
+    def add(self, message: Message, segment: Segment, index: int, now: float) -> None:
+        """Add a message; a batch that it fills or flushes leaves.
+
+        Raises:
+            Exception: what ``weigh`` raised, or that what the message asks for makes no
+                sense; it is not in a batch then.
+        """
+        mode = message.batch_mode
+        if mode not in ("bulk", "flush"):
+            raise ValueError(f"batch_mode must be 'bulk' or 'flush', not {mode!r}")
+        weight = 1.0 if self._weigh is None else self._weigh(message)
+        if not weight >= 0:
+            raise ValueError(f"weigh must return a number of 0 or more, not {weight!r}")
+        key = message.batch_key
+        batch = self._open.get(key)
+        if batch is not None and batch.weight + weight > self._size:
+            self._close(batch, "size")  # rather than exceed it
+            batch = None
+        if batch is None:
+            batch = self._open[key] = Batch(self.name, key, now + self._timeout)
+        batch.add(message, weight, segment, index)
+        if batch.weight >= self._size:
+            self._close(batch, "size")
+        elif mode == "flush":
+            self._close(batch, "flush")
+
+    def add_records(
+        self, records: Sequence[Any], segment: Segment, first: int, now: float
+    ) -> None:
+        """Add records that follow one another in a segment, under no key."""
+        size = max(1, int(self._size))
+        start, count = 0, len(records)
+        while start < count:
+            batch = self._open.get(None)
+            if batch is None:
+                batch = self._open[None] = Batch(self.name, None, now + self._timeout)
+            part = records[start : start + size - len(batch)]
+            batch.add_records(part, segment, first + start)
+            start += len(part)
+            if len(batch) >= size:
+                self._close(batch, "size")
+
+    # Closing
+
+    def _close(self, batch: Batch, trigger: Trigger) -> None:
+        del self._open[batch.key]
+        batch.trigger = trigger
+        if self._ordered:
+            later = self._later.get(batch.key)
+            if later is not None:
+                later.append(batch)
+                return
+            self._later[batch.key] = deque()
+        self.ready.append(batch)
+
+    def close_due(self, now: float) -> None:
+        """Close the batches whose time has come."""
+        while (deadline := self.next_deadline) is not None and deadline <= now:
+            self.close_oldest("timeout")
+
+    def close_oldest(self, trigger: Trigger) -> None:
+        """Close the batch that was opened first, if there is one."""
+        for batch in self._open.values():
+            self._close(batch, trigger)
+            return
+
+    def close_all(
+        self, trigger: Trigger, partitions: Collection[PartitionOffsets] | None = None
+    ) -> None:
+        """Close the open batches that hold messages of these assignments (None: all)."""
+        for batch in [*self._open.values()]:
+            if partitions is None or not batch.partitions().isdisjoint(partitions):
+                self._close(batch, trigger)
+
+    # Running
+
+    def take(self) -> Batch | None:
+        """The next batch to handle, None if none is ready."""
+        if not self.ready:
+            return None
+        batch = self.ready.popleft()
+        self.running.add(batch)
+        return batch
+
+    def done(self, batch: Batch) -> None:
+        """A batch that was taken has been settled."""
+        self.running.discard(batch)
+        self.delivered += len(batch)
+        self._free(batch.key)
+
+    def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> int:
+        """A batch was cut off as these assignments ended: the rest of it comes first again.
+
+        Returns how many messages are gone.
+        """
+        self.running.discard(batch)
+        dropped = batch.without(partitions)
+        if len(batch):
+            self.ready.appendleft(batch)  # it still has its key
+        else:
+            self._free(batch.key)
+        return dropped
+
+    def _free(self, key: Hashable) -> None:
+        if self._ordered:
+            later = self._later[key]
+            if later:
+                self.ready.append(later.popleft())
+            else:
+                del self._later[key]
+
+    # Ending
+
+    def drop(self, partitions: Collection[PartitionOffsets]) -> int:
+        """Drop what waits of these assignments. Returns how many messages."""
+        dropped = 0
+        for batch in [*self._open.values()]:
+            dropped += batch.without(partitions)
+            if not len(batch):
+                del self._open[batch.key]
+        for later in self._later.values():
+            dropped += _without(later, partitions)
+        ready = [*self.ready]
+        self.ready.clear()
+        for batch in ready:
+            dropped += batch.without(partitions)
+            if len(batch):
+                self.ready.append(batch)
+            else:
+                self._free(batch.key)
+        return dropped
+
+    def holds(self, partitions: Collection[PartitionOffsets]) -> bool:
+        """Whether a message of these assignments is here and not settled."""
+        batches: Iterable[Batch] = (*self._waiting(), *self.running)
+        return any(not batch.partitions().isdisjoint(partitions) for batch in batches)
+
+
+def _without(batches: deque[Batch], partitions: Collection[PartitionOffsets]) -> int:
+    dropped = sum(batch.without(partitions) for batch in batches)
+    kept = [batch for batch in batches if len(batch)]
+    batches.clear()
+    batches.extend(kept)
+    return dropped

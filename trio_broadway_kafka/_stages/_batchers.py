@@ -1,0 +1,186 @@
+"""All batchers of an assignment, and what is asked of them together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+
+import trio
+
+from trio_broadway_kafka._model._batch import Trigger
+from trio_broadway_kafka._model._errors import MessageFailed
+from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._statistics import BatcherStatistics
+from trio_broadway_kafka._stages._batcher import BatcherStage, Settle, Worker
+
+__all__ = ["Batchers"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+
+class Batchers:
+    """All batchers of an assignment.
+
+    Args:
+        stages: the batchers by name.
+        settle: decides what becomes of a message that no batcher can take.
+    """
+
+    def __init__(self, stages: Mapping[str, BatcherStage], settle: Settle) -> None:
+        self.stages = stages
+        self._settle = settle
+        self._settled: trio.Event | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start all tasks."""
+        for stage in self.stages.values():
+            stage.start(nursery)
+
+    # Filling
+
+    def forward(self, segment: Segment, index: int, message: Message) -> int:
+        """Put a handled message in its batcher. Returns its flag for now."""
+        if segment.partition.cut_off:
+            return 0  # its handler resisted its cancellation: its outcome is dropped
+        stage = self.stages.get(message.batcher)
+        try:
+            if stage is None:
+                raise MessageFailed(
+                    f"no batcher named {message.batcher!r}: there are "
+                    f"{', '.join(map(repr, self.stages))}"
+                )
+            stage.batches.add(message, segment, index, trio.current_time())
+        except Exception as error:
+            return self._settle(message, error)
+        stage.changed()
+        return 0
+
+    def forward_all(self, segment: Segment) -> None:
+        """Put all that is untaken of a segment in the default batcher, as it is."""
+        stage = self.stages["default"]
+        raws, first = segment.take_all()
+        if stage.batches.weighs:
+            for index, raw in enumerate(raws, first):
+                segment.flags[index] = self.forward(segment, index, Message(raw))
+        else:
+            stage.batches.add_records(raws, segment, first, trio.current_time())
+            stage.changed()
+
+    # Looking
+
+    def backlogged(self) -> bool:
+        """Whether batches wait for a worker or for another batch of their key."""
+        return any(stage.batches.backlogged for stage in self.stages.values())
+
+    def is_idle(self) -> bool:
+        """Whether no batch runs or is about to."""
+        return not any(
+            stage.batches.running or stage.batches.ready for stage in self.stages.values()
+        )
+
+    def tasks(self) -> Iterable[trio.lowlevel.Task | None]:
+        """The tasks that handlers run in."""
+        return (worker.task for worker in self._workers())
+
+    def _workers(self) -> list[Worker]:
+        return [worker for stage in self.stages.values() for worker in stage.workers]
+
+    def statistics(self) -> tuple[BatcherStatistics, ...]:
+        """What each holds and has delivered."""
+        return tuple(
+            BatcherStatistics(
+                name=name,
+                open_batches=stage.batches.open_batches,
+                pending=stage.batches.pending,
+                delivered=stage.batches.delivered,
+            )
+            for name, stage in self.stages.items()
+        )
+
+    @property
+    def held(self) -> int:
+        """How many messages are in batches."""
+        return sum(
+            stage.batches.pending + sum(map(len, stage.batches.running))
+            for stage in self.stages.values()
+        )
+
+    @property
+    def busy(self) -> int:
+        """How many handlers are running."""
+        return sum(worker.batch is not None for worker in self._workers())
+
+    # Ending
+
+    def relieve(self) -> None:
+        """Let the oldest open batch of all leave: nothing else can make room."""
+        open_stages = [
+            stage for stage in self.stages.values() if stage.batches.next_deadline is not None
+        ]
+        if open_stages:
+            oldest = min(open_stages, key=lambda stage: stage.batches.next_deadline or 0.0)
+            oldest.batches.close_oldest("pressure")
+            oldest.changed()
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        for stage in self.stages.values():
+            stage.stopped = True
+
+    def flush(
+        self, trigger: Trigger, partitions: Collection[PartitionOffsets] | None = None
+    ) -> None:
+        """Let the open batches leave that hold messages of these assignments (None: all)."""
+        for stage in self.stages.values():
+            stage.batches.close_all(trigger, partitions)
+            stage.changed()
+
+    def drop(self, partitions: Collection[PartitionOffsets]) -> int:
+        """Drop what waits of these assignments. Returns how many messages."""
+        dropped = sum(stage.batches.drop(partitions) for stage in self.stages.values())
+        for stage in self.stages.values():
+            stage.changed()  # what waited behind it for its key
+        return dropped
+
+    def cut_off(self, partitions: Collection[PartitionOffsets]) -> int:
+        """Drop what waits of these and cancel the handlers. Returns how many messages."""
+        left = self.drop(partitions)
+        for worker in self._workers():
+            batch = worker.batch
+            if batch is not None and not batch.partitions().isdisjoint(partitions):
+                left += sum(segment.partition in partitions for segment, _ in batch.places())
+                worker.interrupt(partitions)
+        return left
+
+    async def wait_done(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Wait until no batch holds a message of these assignments."""
+        while any(stage.batches.holds(partitions) for stage in self.stages.values()):
+            if self._settled is None:
+                self._settled = trio.Event()
+            await self._settled.wait()
+
+    def note_settled(self) -> None:
+        """A batch has been settled."""
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
+
+    async def wait_ended(self) -> None:
+        """Wait until every worker has ended."""
+        for worker in self._workers():
+            await worker.has_ended.wait()
+
+    def log_resisting(self, since: float) -> None:
+        """Log which handlers go on in spite of their cancellation."""
+        for worker in self._workers():
+            if worker.batch is not None:
+                first = ", ".join(map(repr, islice(worker.batch, 1)))
+                _log.warning(
+                    "the handler of %r (first %s) goes on %.0f s after it was cancelled",
+                    worker.batch,
+                    first,
+                    since,
+                )
