@@ -1,4 +1,4 @@
-"""One pipeline over the backlog, with a handler that does nothing."""
+"""One pipeline over the backlog, with handlers that do nothing."""
 
 from __future__ import annotations
 
@@ -7,22 +7,45 @@ import sys
 import trio
 from _backlog import Meter, consumer_settings, report
 
-from trio_broadway_kafka import Message, Stages, open_pipeline
+from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
 
 
 async def handle(message: Message) -> None: ...
 
 
-async def main(bootstrap: str, topic: str, count: int, ordering: str) -> None:
+async def handle_raw_values(batch: Batch) -> None:
+    batch.raw_values()
+
+
+async def handle_messages(batch: Batch) -> None:
+    for _ in batch:
+        pass
+
+
+def stages(variant: str) -> Stages:
+    """An ordering with a handler that does nothing, or batches of 1,000 that are read."""
+    match variant:
+        case "batches":
+            return Stages(
+                batchers={"default": Batcher(handle_batch=handle_raw_values, size=1000)}
+            )
+        case "batches_of_messages":
+            return Stages(
+                batchers={"default": Batcher(handle_batch=handle_messages, size=1000)}
+            )
+    return Stages(handle_message=handle, ordering=variant, concurrency=10)  # type: ignore[arg-type]
+
+
+async def main(bootstrap: str, topic: str, count: int, variant: str) -> None:
     async with open_pipeline(
-        kafka=consumer_settings(bootstrap, ordering),
+        kafka=consumer_settings(bootstrap, variant),
         topics=[topic],
-        stages=Stages(handle_message=handle, ordering=ordering, concurrency=10),  # type: ignore[arg-type]
+        stages=stages(variant),
     ) as pipeline:
         await pipeline.wait_assigned()
         meter = Meter()
         await pipeline.wait_caught_up()
-        result = meter.stop(ordering, count)
+        result = meter.stop(variant, count)
         assert pipeline.statistics().succeeded == count
     report(result)
 

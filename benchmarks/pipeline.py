@@ -21,7 +21,7 @@ from statistics import median
 from _backlog import Result, local_or, make_backlog
 
 HERE = Path(__file__).parent
-ORDERINGS = ("unordered", "partition", "key")
+VARIANTS = ("batches", "batches_of_messages", "unordered", "partition", "key")
 
 
 def run(script: str, *args: str) -> Result:
@@ -46,8 +46,8 @@ def main() -> None:
         args = (bootstrap, topic, str(options.messages))
         for number in range(options.rounds):
             results = {"raw": run("raw.py", *args)}
-            for ordering in ORDERINGS:
-                results[ordering] = run("_member.py", *args, ordering)
+            for variant in VARIANTS:
+                results[variant] = run("_member.py", *args, variant)
             rounds.append(results)
             line = "  ".join(f"{name} {r.cpu_us:.2f} µs" for name, r in results.items())
             print(f"round {number + 1}: {line}", flush=True)
@@ -57,12 +57,12 @@ def main() -> None:
 def print_table(rounds: list[dict[str, Result]]) -> None:
     """Medians over the rounds."""
     print(f"\nPython {platform.python_version()}, medians of {len(rounds)} rounds:\n")
-    print(f"{'variant':<12}{'CPU µs':>8}{'CPU ratio':>11}{'rate/s':>11}{'gc':>6}{'MiB':>6}")
+    print(f"{'variant':<20}{'CPU µs':>8}{'CPU ratio':>11}{'rate/s':>11}{'gc':>6}{'MiB':>6}")
     for name in rounds[0]:
         runs = [results[name] for results in rounds]
         ratios = [results["raw"].cpu_us / results[name].cpu_us for results in rounds]
         print(
-            f"{name:<12}{median(r.cpu_us for r in runs):>8.2f}{median(ratios):>11.2f}"
+            f"{name:<20}{median(r.cpu_us for r in runs):>8.2f}{median(ratios):>11.2f}"
             f"{median(r.messages / r.wall for r in runs):>11,.0f}"
             f"{median(r.collections for r in runs):>6.0f}{median(r.rss for r in runs):>6.0f}"
         )

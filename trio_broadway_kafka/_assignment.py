@@ -12,6 +12,7 @@ from functools import partial
 
 import trio
 
+from trio_broadway_kafka._model._demand import CHUNK
 from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
@@ -23,7 +24,7 @@ from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
 from trio_broadway_kafka._stages._processors import Processors
 
-__all__ = ["Assignment", "make_lanes"]
+__all__ = ["Assignment", "chunk_of", "make_lanes"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -38,7 +39,7 @@ _RESISTING_LOG = 10.0
 def make_lanes(stages: Stages, *, share: int) -> KeyedLanes | PartitionLanes | UnorderedLanes:
     """The lanes for an ordering; `share` as in `KeyedLanes`."""
     if stages.handle_message is None:
-        return UnorderedLanes()
+        return UnorderedLanes(whole=True)
     match stages.ordering:
         case "unordered":
             return UnorderedLanes()
@@ -48,6 +49,20 @@ def make_lanes(stages: Stages, *, share: int) -> KeyedLanes | PartitionLanes | U
             return KeyedLanes(share=share)
         case _:
             return KeyedLanes(share=share, per_partition=False)
+
+
+def chunk_of(stages: Stages) -> int:
+    """How many messages of one fetch suit the stages.
+
+    What is open of a batch lives beside the next chunk. Chunks that fill batches leave
+    little open, and so keep what lives below what starts garbage collections.
+    """
+    size = CHUNK
+    if stages.handle_message is None and stages.batchers:
+        batcher = stages.batchers["default"]
+        if batcher.weigh is None:
+            size = min(int(batcher.size), CHUNK)
+    return CHUNK // size * size
 
 
 class Assignment:
@@ -105,6 +120,7 @@ class Assignment:
                 lanes=lanes,
                 forward=self.batchers.forward_all if stages.batchers else self._acknowledge,
                 backlogged=self.batchers.backlogged,
+                is_idle=self.batchers.is_idle,
                 want=want,
                 stop=self.stop,
             )
@@ -129,7 +145,7 @@ class Assignment:
         if self._finished is not None:
             self._finished()
         if self._forwarder is not None:
-            self._forwarder.wake()
+            self._forwarder.step()
         else:
             self.processors.want_if_few()
 

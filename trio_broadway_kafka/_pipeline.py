@@ -22,7 +22,7 @@ from typing import Literal
 import trio
 from trio_util import AsyncValue
 
-from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._assignment import Assignment, chunk_of, make_lanes
 from trio_broadway_kafka._caught_up import wait_caught_up
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
@@ -74,7 +74,9 @@ class Pipeline:
         self._lanes = make_lanes(stages, share=options.max_in_flight)
         self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
         self._demand = Demand(
-            max_messages=options.max_in_flight, max_bytes=options.max_in_flight_bytes
+            max_messages=options.max_in_flight,
+            max_bytes=options.max_in_flight_bytes,
+            chunk=chunk_of(stages),
         )
         self._source = Source(
             client,

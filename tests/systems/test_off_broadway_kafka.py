@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.broker._facts import PATIENCE, Facts, owned, show, until
-from trio_broadway_kafka import Message, Stages, open_pipeline
+from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
 
 
 async def test_classic_a_topic_that_the_pipeline_makes_both_records_handled_a_clean_stop(
@@ -100,3 +100,72 @@ async def test_shutdown_what_is_committed_is_the_number_that_was_handled(
     assert 1000 < handled < 100_000
     assert await facts.committed() == {0: handled}
     show(f"shutdown: {handled} handled, stopped in {took * 1000:.0f} ms")
+
+
+@pytest.mark.kafka_topic(partitions=3)
+async def test_acking_events_in_batches_of_1000_or_2_s_as_a_second_pipeline_joins(
+    facts: Facts,
+) -> None:
+    ranges = [(10_000, 11_000), (5_000, 6_000), (20_000, 22_000)]
+    produced = {partition: random.randint(*range) for partition, range in enumerate(ranges)}
+    for partition, count in produced.items():
+        await facts.produce(partition, count)
+    handled: dict[str, list[tuple[int, int]]] = {"first": [], "second": []}
+
+    def stages(name: str) -> Stages:
+        async def handle(message: Message) -> None:
+            await trio.sleep(0.001)
+
+        async def handle_batch(batch: Batch) -> None:
+            handled[name] += [(message.partition, message.offset) for message in batch]
+
+        return Stages(
+            handle_message=handle,
+            ordering="unordered",
+            concurrency=8,
+            batchers={"default": Batcher(handle_batch=handle_batch, size=1000, timeout=2)},
+        )
+
+    with trio.fail_after(60):
+        async with open_pipeline(
+            kafka=facts.kafka, topics=[facts.topic], stages=stages("first")
+        ):
+            await trio.sleep(2)
+            async with open_pipeline(
+                kafka=facts.kafka, topics=[facts.topic], stages=stages("second")
+            ) as second:
+                await until(lambda: owned(second))
+                await facts.wait_committed(produced, within=60)
+    together = handled["first"] + handled["second"]
+    assert len(together) == len(set(together)), "none was handled twice"
+    assert Counter(partition for partition, _ in together) == produced
+    assert await facts.committed() == produced
+
+
+@pytest.mark.parametrize("by_message", [True, False], ids=["by message", "whole lists"])
+async def test_shutdown_with_batches_what_is_committed_is_the_number_handled_by_batches(
+    facts: Facts, by_message: bool
+) -> None:
+    await facts.produce(0, 100_000)
+    handled = 0
+    enough = trio.Event()
+
+    async def handle(message: Message) -> None: ...
+
+    async def handle_batch(batch: Batch) -> None:
+        nonlocal handled
+        await trio.sleep(0.01)
+        handled += len(batch)
+        if handled > 1000:
+            enough.set()
+
+    stages = Stages(
+        handle_message=handle if by_message else None,
+        ordering="partition",
+        batchers={"default": Batcher(handle_batch=handle_batch, size=1000, timeout=2)},
+    )
+    with trio.fail_after(PATIENCE):
+        async with open_pipeline(kafka=facts.kafka, topics=[facts.topic], stages=stages):
+            await enough.wait()
+    assert 1000 < handled < 100_000
+    assert await facts.committed() == {0: handled}

@@ -11,6 +11,8 @@ import trio
 import trio.lowlevel
 
 from trio_broadway_kafka import (
+    Batch,
+    Batcher,
     BroadwayKafkaError,
     ConfigError,
     KafkaFailure,
@@ -66,6 +68,18 @@ stages = Stages(handle_message=handle)
 Stages(handle_message=Handlers().handle, ordering="partition", concurrency=8)
 Stages(handle_message=handle, ordering=lane, on_failure=policy)
 Stages(handle_message=handle, on_failure=Skip())
+
+
+async def handle_batch(batch: Batch) -> None:
+    assert_type(batch.messages, tuple[Message, ...])
+    assert_type(batch.raw_values(), list[bytes | None])
+    assert_type(len(batch), int)
+    for message in batch:
+        assert_type(message, Message)
+
+
+Stages(batchers={"default": Batcher(handle_batch=handle_batch, size=1000, timeout=2)})
+Stages(batchers={"default": Batcher(handle_batch=handle)})  # type: ignore[arg-type]
 Stages(handle_message=handle_in_sync)  # type: ignore[arg-type]
 Stages(handle_message=returns)  # type: ignore[arg-type]
 Stages(handle_message=handle, ordering="random")  # type: ignore[arg-type]

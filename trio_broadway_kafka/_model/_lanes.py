@@ -10,8 +10,7 @@ waits behind a busy processor while another is idle.
 | partition | (topic, partition) | a processor owns a partition's segment to its end |
 | key, function | (topic, partition, key), or what the function returns | see `KeyedLanes` |
 
-A partition that is blocked (its messages wait for a lane) keeps at most its share here, so
-that the others go on: see `blocked` and `truncate`.
+A blocked partition (its messages wait for a lane) keeps at most its share: see `blocked`.
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ _FULL = 2
 class Lanes(Protocol):
     """What the orderings have in common."""
 
+    whole: bool  # segments are taken whole, by `Segment.take_all`
+
     def add(self, segment: Segment) -> None:
         """Take in a segment that arrived."""
 
@@ -42,13 +43,11 @@ class Lanes(Protocol):
         """A segment to take messages from, None if nothing can be taken now."""
 
     def release(self, segment: Segment) -> None:
-        """Give back what `acquire` gave, whether or not it is exhausted."""
+        """Give back what `acquire` gave, exhausted or not."""
 
     def put_back(self, segment: Segment, raw: Any, index: int) -> None:
         """A message was taken and cut off before it finished: it is the next of its lane.
-
-        Call it before `release`.
-        """
+        Call it before `release`."""
 
     def has_more_than(self, count: int) -> bool:
         """Whether more than `count` messages can be taken now."""
@@ -58,14 +57,11 @@ class Lanes(Protocol):
         them however many are idle."""
 
     def truncate(self, partition: PartitionOffsets, keep: int) -> None:
-        """Forget the last blocked messages of `partition`, down to `keep` of them if
-        possible; they are to be fetched again."""
+        """Forget the last blocked messages of `partition`, down to `keep` if possible."""
 
     def drop(self, partition: PartitionOffsets) -> None:
-        """Drop what has not started of `partition`; it will not be handled in this epoch.
-
-        What is being handled keeps its lane until it ends, in later epochs too.
-        """
+        """Drop what has not started of `partition`, for this epoch. What is being handled
+        keeps its lane until it ends, in later epochs too."""
 
 
 def _without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[Segment]:
@@ -100,7 +96,8 @@ class UnorderedLanes:
         ready: the segments that messages can be taken from; those of one partition in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole = whole
         self.ready: deque[Segment] = deque()
 
     def add(self, segment: Segment) -> None:
@@ -173,6 +170,8 @@ class UnorderedLanes:
 
 class PartitionLanes:
     """A partition is a lane: whoever acquired its segment owns it until the release."""
+
+    whole = False
 
     def __init__(self) -> None:
         # A partition's first segment is in `_ready` exactly when nobody owns the

@@ -37,6 +37,7 @@ class Segment:
         "_behind",
         "_offsets",
         "_untaken",
+        "_whole",
         "busy",
         "first",
         "flags",
@@ -57,6 +58,7 @@ class Segment:
         offsets: Sequence[int] | None = None,
         size: int = 0,
         received_at: float = 0.0,
+        whole: bool = False,
     ) -> None:
         count = len(messages)
         # The real offsets are kept only where they have gaps; offsets increase, so
@@ -75,6 +77,8 @@ class Segment:
         indices = iter(range(count))
         self._untaken: Iterator[Any] = indices
         self.items: Iterator[tuple[Any, int]] = zip(messages, indices, strict=False)
+        # Where all are taken at once, the list is at hand.
+        self._whole = messages if whole else None
         self.busy: Any = None
         self._behind: int | None = None  # the offset behind what arrived before it
 
@@ -112,16 +116,21 @@ class Segment:
         iterator holds the whole list, and even then zip() its last tuple.
         """
         count = sum(1 for _ in self.items)
+        self._whole = None
         self.items = self._untaken = iter(())
         return count
 
-    def take_all(self) -> tuple[list[Any], int]:
+    def take_all(self) -> tuple[Sequence[Any], int]:
         """Take all untaken messages at once, and the index of the first.
 
         Only where nothing is ever put back out of order: the indices follow one another.
         """
-        raws = [raw for raw, _ in self.items]
-        self.exhaust()
+        if self._whole is not None and len(self._whole) == self.untaken:
+            raws = self._whole
+        else:
+            raws = [raw for raw, _ in self.items]
+        self._whole = None
+        self.items = self._untaken = iter(())
         return raws, len(self.flags) - len(raws)
 
     def truncate(self, at_most: int) -> int:

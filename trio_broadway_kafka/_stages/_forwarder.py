@@ -20,7 +20,8 @@ class Forwarder:
         forward: puts all that is left of a segment where it goes next.
         backlogged: whether enough waits there. What has not been handed on has not
             started, and a drain leaves it to Kafka.
-        want: called whenever all that was here has been handed on.
+        is_idle: whether nothing is being handled there, or about to.
+        want: called when more could be handed on.
         stop: called when the task ends, and so the pipeline.
     """
 
@@ -30,30 +31,40 @@ class Forwarder:
         lanes: Lanes,
         forward: Callable[[Segment], None],
         backlogged: Callable[[], bool],
+        is_idle: Callable[[], bool],
         want: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
         self._lanes = lanes
         self._forward = forward
         self._backlogged = backlogged
+        self._is_idle = is_idle
         self._want = want
         self._stop = stop
         self._lot = trio.lowlevel.ParkingLot()
 
+    def step(self) -> None:
+        """Hand on what there is, and ask for more if nothing is being handled. Never waits."""
+        lanes = self._lanes
+        while not self._backlogged() and (segment := lanes.acquire()) is not None:
+            self._forward(segment)
+            lanes.release(segment)
+        if self._is_idle():
+            self._want()
+
     def wake(self) -> None:
-        """Something has arrived, or what waited has moved on."""
+        """Something has arrived: hand it on, and ask for more once its handlers wait."""
+        self.step()
         self._lot.unpark()
 
     async def run(self) -> None:
-        lanes = self._lanes
         try:
             while True:
-                while not self._backlogged() and (segment := lanes.acquire()) is not None:
-                    self._forward(segment)
-                    lanes.release(segment)
-                    del segment
+                await self._lot.park()
+                # A handler that does not wait has ended by then, and its batch is gone: to
+                # have the next chunk only then keeps garbage collections away.
+                await trio.lowlevel.checkpoint()
+                self.step()
                 self._want()
-                if self._backlogged() or not lanes.has_more_than(0):
-                    await self._lot.park()
         finally:
             self._stop()

@@ -307,6 +307,7 @@ class Source:
                 offsets=[message.offset() for message in messages] if gaps else None,
                 size=chunk.size,
                 received_at=now,
+                whole=self._lanes.whole,
             )
             state.receive(segment)
             self._lanes.add(segment)
