@@ -85,6 +85,8 @@ def imports(module: str, text: str, modules: Mapping[str, str]) -> Iterator[tupl
 # A stage is one module, but for these: one task, and all of them, or a part of it.
 ONE_STAGE = {
     ("_stages._processors", "_stages._processor"),
+    ("_stages._processors", "_stages._keyed_processor"),
+    ("_stages._keyed_processor", "_stages._processor"),
     ("_stages._batchers", "_stages._batcher"),
     ("_stages._source", "_stages._service"),
     ("_stages._processor", "_stages._processors"),  # its types only

@@ -86,7 +86,7 @@ class Assignment:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.lanes = lanes
-        self.failures = Failures(stages.on_failure)
+        self.failures = Failures(stages.on_failure, stages.handle_failed)
         self._finished = finished
         self.batchers = Batchers(
             {
@@ -94,13 +94,12 @@ class Assignment:
                     name,
                     batcher,
                     ordered=stages.ordering != "unordered",
-                    settle=partial(self.failures.settle, on_failure=batcher.on_failure),
+                    settle=partial(self.failures.settle_batch, on_failure=batcher.on_failure),
                     ended=self._batch_ended,
                     stop=self.stop,
                 )
                 for name, batcher in stages.batchers.items()
             },
-            self.failures.settle,
         )
         handle = stages.handle_message or _nothing
         self.processors = Processors(
@@ -109,7 +108,7 @@ class Assignment:
             lane_of=stages.ordering if callable(stages.ordering) else None,
             count=0 if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
-            settle=self.failures.settle,
+            settle=self._settle,
             stop=self.stop,
             want=want,
             clock=clock,
@@ -132,6 +131,13 @@ class Assignment:
         self.batchers.start(nursery)
         if self._forwarder is not None:
             nursery.start_soon(self._forwarder.run)
+
+    async def _settle(self, message: Message, error: BaseException) -> int:
+        try:
+            return await self.failures.settle(message, error)
+        finally:
+            if self._finished is not None:  # its handler may have ended long before
+                self._finished()
 
     def _acknowledge(self, segment: Segment) -> None:
         """Finish what nobody wants to handle."""

@@ -20,7 +20,7 @@ AnyLanes = UnorderedLanes | PartitionLanes | KeyedLanes
 class Worker:
     """A processor without tasks: it holds a message from `begin` or `finish` on.
 
-    It keeps to the lanes' rules as ``_stages/_processor.py`` does. A handler that "runs
+    It keeps to the lanes' rules as ``_stages/_keyed_processor.py`` does. A handler that "runs
     through" never suspends, so that no other worker does anything meanwhile.
     """
 

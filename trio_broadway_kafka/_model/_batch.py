@@ -38,6 +38,7 @@ class Batch:
         "_runs",
         "batcher",
         "deadline",
+        "failed",
         "key",
         "trigger",
         "weight",
@@ -49,6 +50,7 @@ class Batch:
         self.weight: float = 0
         self.trigger: Trigger = "size"
         self.deadline = deadline
+        self.failed = False  # before it was handled: its messages are only to be settled
         # Messages, or records of which nobody has asked for messages yet.
         self._items: list[Any] = []
         self._are_messages = True
@@ -121,18 +123,21 @@ class Batch:
 
     def has_failures(self) -> bool:
         """Whether a message was failed by ``fail``."""
-        made = self._messages
+        made = self._items if self._are_messages else self._messages
         return made is not None and any(message._failure is not None for message in made)
 
     def without(self, partitions: Collection[PartitionOffsets]) -> int:
-        """Drop the messages of these assignments. Returns how many there were."""
+        """Drop the messages of these assignments, and what is finished.
+
+        Returns how many there were.
+        """
         if not any(segment.partition in partitions for segment, _, _ in self._runs):
             return 0
         count = len(self)
         kept = [
             (item, segment, index)
             for item, (segment, index) in zip(self._items, self.places(), strict=True)
-            if segment.partition not in partitions
+            if segment.partition not in partitions and not segment.flags[index]
         ]
         # Not weighed again: a share of what it weighed will do for what is left.
         weight = self.weight / count

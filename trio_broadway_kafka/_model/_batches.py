@@ -133,6 +133,14 @@ class Batches:
             if len(batch) >= size:
                 self._close(batch, "size")
 
+    def add_failed(self, message: Message, segment: Segment, index: int) -> None:
+        """Add a message that failed before it was in a batch: it is settled in one alone."""
+        batch = Batch(self.name, object(), 0.0)
+        batch.add(message, 0, segment, index)
+        batch.failed = True
+        self._open[batch.key] = batch
+        self._close(batch, "flush")
+
     # Closing
 
     def _close(self, batch: Batch, trigger: Trigger) -> None:

@@ -268,7 +268,7 @@ class KeyedLanes(UnorderedLanes):
     ones. A handler that never suspends never touches a dict. A message of a busy lane is
     parked on the lane; whoever finishes the lane goes on with what is parked there.
 
-    The rules the loop in ``_stages/_processor.py`` keeps:
+    The rules the loop in ``_stages/_keyed_processor.py`` keeps:
 
     - no await between taking a message and entering its lane;
     - `hot` is cleared by its owner, or by who enters it among the busy, by nobody else;

@@ -19,6 +19,7 @@ __all__ = ["Batcher", "Ordering", "PipelineOptions", "Stages", "check_topics"]
 
 Ordering = Literal["key", "partition", "unordered"] | Callable[[Message], Hashable]
 HandleMessage = Callable[[Message], Awaitable[None]]
+HandleFailed = Callable[[list[Message]], Awaitable[None]]
 HandleBatch = Callable[[Batch], Awaitable[None]]
 
 _ORDERINGS = ("key", "partition", "unordered")
@@ -95,6 +96,10 @@ class Stages:
             message, up to `concurrency` at once. It changes the message in place and
             returns nothing. Raising, or ``message.fail(reason)``, fails the message.
             Without one, messages go straight to the batcher ``"default"``.
+        handle_failed: ``async def handle_failed(messages) -> None``, called with a list of
+            messages before they are acknowledged as failed (see `Skip`), once for each;
+            ``message.failure`` says why. If it raises, the pipeline stops, and they are
+            handled again after a restart.
         batchers: by name; a message goes to the one that its ``batcher`` names. Without
             any, a message is acknowledged as soon as it is handled.
         ordering: which messages are handled one after another, in offset order.
@@ -114,6 +119,7 @@ class Stages:
     """
 
     handle_message: HandleMessage | None = None
+    handle_failed: HandleFailed | None = None
     batchers: Mapping[str, Batcher] = field(default_factory=dict)
     ordering: Ordering = "key"
     concurrency: int = 16
@@ -122,6 +128,8 @@ class Stages:
     def __post_init__(self) -> None:
         if self.handle_message is not None:
             _check_handler("handle_message", self.handle_message)
+        if self.handle_failed is not None:
+            _check_handler("handle_failed", self.handle_failed)
         self._check_batchers()
         if not callable(self.ordering) and self.ordering not in _ORDERINGS:
             raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
@@ -14,16 +14,17 @@ from trio_broadway_kafka._model._batches import Batches
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Batcher
-from trio_broadway_kafka._model._segment import SUCCEEDED
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 
-__all__ = ["BatcherStage", "Settle", "Worker"]
+__all__ = ["BatcherStage", "Worker"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
 # Seconds of handling after which the other tasks get a turn, as for processors.
 _PACE = 0.002
 
-Settle = Callable[[Message, BaseException], int]
+Failed = tuple[Message, BaseException, Segment, int]
+Settle = Callable[[Sequence[Failed]], Awaitable[None]]
 
 
 class BatcherStage:
@@ -33,7 +34,7 @@ class BatcherStage:
         name: its name.
         options: what the user asked for.
         ordered: batches of the same key do not overlap.
-        settle: decides what becomes of a failed message: returns its flag or raises.
+        settle: decides what becomes of failed messages: sets their flags, or raises.
         ended: called whenever a batch has been settled.
         stop: called when a task of it ends, and so the pipeline: nothing more may start.
 
@@ -149,9 +150,12 @@ class Worker:
 
     async def _handle(self, batch: Batch) -> None:
         try:
+            if batch.failed:
+                await self._settle(batch, None)
+                return
             result = await self._stage.handle(batch)
         except Exception as error:
-            self._failed(batch, error)
+            await self._failed(batch, error)
             return
         except BaseExceptionGroup as group:
             # What a nursery of the handler makes of a cancellation, with what else failed.
@@ -168,11 +172,11 @@ class Worker:
             raise mistake
         self.cutting.clear()  # it has ended after all
         if batch.has_failures():
-            self._settle(batch, None)
+            await self._settle(batch, None)
         else:
             batch.finish()
 
-    def _failed(self, batch: Batch, error: Exception) -> None:
+    async def _failed(self, batch: Batch, error: Exception) -> None:
         if self.cutting:
             _log.warning("%r failed as it was cut off: %s", batch, type(error).__name__)
         elif trio.current_effective_deadline() == -math.inf:
@@ -180,15 +184,22 @@ class Worker:
             _log.warning("%r failed as it was cancelled: %s", batch, type(error).__name__)
             self._stage.stop()
         else:
-            self._settle(batch, error)
+            await self._settle(batch, error)
 
-    def _settle(self, batch: Batch, error: Exception | None) -> None:
+    async def _settle(self, batch: Batch, error: Exception | None) -> None:
         """Settle each message: what has not failed first, so that no failure loses it."""
         failed = []
         for message, (segment, index) in zip(batch.messages, batch.places(), strict=True):
-            if error is None and message._failure is None:
+            reason = message._failure or error
+            if reason is None:
                 segment.flags[index] = SUCCEEDED
             else:
-                failed.append((message, segment, index))
-        for message, segment, index in failed:
-            segment.flags[index] = self._stage.settle(message, message._failure or error)  # type: ignore[arg-type]
+                failed.append((message, reason, segment, index))
+        try:
+            await self._stage.settle(failed)
+        except Exception as raised:
+            # What handle_failed raised, perhaps because it was cancelled.
+            if self.cutting or trio.current_effective_deadline() == -math.inf:
+                _log.warning("%r failed as it was cut off: %s", batch, type(raised).__name__)
+            else:
+                raise

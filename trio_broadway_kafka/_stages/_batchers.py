@@ -14,7 +14,7 @@ from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import BatcherStatistics
-from trio_broadway_kafka._stages._batcher import BatcherStage, Settle, Worker
+from trio_broadway_kafka._stages._batcher import BatcherStage, Worker
 
 __all__ = ["Batchers"]
 
@@ -26,12 +26,10 @@ class Batchers:
 
     Args:
         stages: the batchers by name.
-        settle: decides what becomes of a message that no batcher can take.
     """
 
-    def __init__(self, stages: Mapping[str, BatcherStage], settle: Settle) -> None:
+    def __init__(self, stages: Mapping[str, BatcherStage]) -> None:
         self.stages = stages
-        self._settle = settle
         self._settled: trio.Event | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -41,10 +39,10 @@ class Batchers:
 
     # Filling
 
-    def forward(self, segment: Segment, index: int, message: Message) -> int:
-        """Put a handled message in its batcher. Returns its flag for now."""
+    def forward(self, segment: Segment, index: int, message: Message) -> bool:
+        """Put a handled message in its batcher; False if it can't be: it has failed then."""
         if segment.partition.cut_off:
-            return 0  # its handler resisted its cancellation: its outcome is dropped
+            return True  # its handler resisted its cancellation: its outcome is dropped
         stage = self.stages.get(message.batcher)
         try:
             if stage is None:
@@ -54,9 +52,10 @@ class Batchers:
                 )
             stage.batches.add(message, segment, index, trio.current_time())
         except Exception as error:
-            return self._settle(message, error)
+            message._failure = error
+            return False
         stage.changed()
-        return 0
+        return True
 
     def forward_all(self, segment: Segment) -> None:
         """Put all that is untaken of a segment in the default batcher, as it is."""
@@ -64,7 +63,10 @@ class Batchers:
         raws, first = segment.take_all()
         if stage.batches.weighs:
             for index, raw in enumerate(raws, first):
-                segment.flags[index] = self.forward(segment, index, Message(raw))
+                message = Message(raw)
+                if not self.forward(segment, index, message):
+                    stage.batches.add_failed(message, segment, index)
+            stage.changed()
         else:
             stage.batches.add_records(raws, segment, first, trio.current_time())
             stage.changed()

@@ -1,13 +1,14 @@
-"""Settling a failed message by its policy."""
+"""Settling failed messages by their policies."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._policies import OnFailure, Skip, Stop
-from trio_broadway_kafka._model._segment import SKIPPED
+from trio_broadway_kafka._model._policies import FailurePolicy, OnFailure, Skip, Stop
+from trio_broadway_kafka._model._segment import SKIPPED, Segment
 
 __all__ = ["Failures"]
 
@@ -17,43 +18,92 @@ _log = logging.getLogger("trio_broadway_kafka")
 class Failures:
     """Applies ``on_failure`` to messages whose handler failed.
 
+    Args:
+        on_failure: the policy, or what chooses it.
+        handle_failed: the user's, called before messages are acknowledged as failed.
+
     Attributes:
         failed: how many times a handler failed.
     """
 
-    def __init__(self, on_failure: OnFailure) -> None:
+    def __init__(
+        self,
+        on_failure: OnFailure,
+        handle_failed: Callable[[list[Message]], Awaitable[object]] | None = None,
+    ) -> None:
         self._on_failure = on_failure
+        self._handle_failed = handle_failed
         self.failed = 0
 
-    def settle(
-        self, message: Message, error: BaseException, on_failure: OnFailure | None = None
-    ) -> int:
-        """Decide what becomes of the message. Returns its flag (see `_model._offsets`).
-
-        `on_failure` is a batcher's own policy.
+    async def settle(self, message: Message, error: BaseException) -> int:
+        """Decide what becomes of a message. Returns its flag (see `_model._segment`).
 
         Raises:
-            BaseException: `error` itself, with a note that says where, under `Stop`.
+            BaseException: `error` itself, with a note that says where, under `Stop`; or
+                what ``handle_failed`` raised.
             ConfigError: ``on_failure`` returned something that is not a policy.
         """
-        self.failed += 1
-        message._failure = error
-        policy = self._on_failure if on_failure is None else on_failure
-        if not isinstance(policy, Stop | Skip):
-            policy = policy(message)
-        match policy:
-            case Skip():
-                # The type only: an exception's text may hold what the message holds. And
-                # no message in the record: who keeps records would keep payloads.
-                _log.warning("skipped %s: %s", repr(message), type(error).__name__)
-                return SKIPPED
+        match self._policy_of(message, error, self._on_failure):
             case Stop():
                 note_where(error, message)
                 raise error
+            case Skip():
+                await self._skip([message])
+                return SKIPPED
+
+    async def settle_batch(
+        self,
+        failed: Sequence[tuple[Message, BaseException, Segment, int]],
+        on_failure: OnFailure | None,
+    ) -> None:
+        """Settle the failed messages of a batch, by its own policy if it has one.
+
+        Those that are skipped come first: no other failure loses them. Raises as `settle`.
+        """
+        policy = self._on_failure if on_failure is None else on_failure
+        skipped: list[tuple[Message, Segment, int]] = []
+        stopping: tuple[Message, BaseException] | None = None
+        for message, error, segment, index in failed:
+            match self._policy_of(message, error, policy):
+                case Stop():
+                    stopping = stopping or (message, error)
+                case Skip():
+                    skipped.append((message, segment, index))
+        if skipped:
+            await self._skip([message for message, _, _ in skipped])
+            for _, segment, index in skipped:
+                segment.flags[index] = SKIPPED
+        if stopping is not None:
+            message, error = stopping
+            note_where(error, message)
+            raise error
+
+    def _policy_of(
+        self, message: Message, error: BaseException, policy: OnFailure
+    ) -> FailurePolicy:
+        self.failed += 1
+        message._failure = error
+        chosen: object = policy
+        if not isinstance(policy, Stop | Skip):
+            chosen = policy(message)
+        if isinstance(chosen, Stop | Skip):
+            return chosen
         raise ConfigError(
-            f"on_failure returned {policy!r} for {message!r}; it must return a policy such as "
+            f"on_failure returned {chosen!r} for {message!r}; it must return a policy such as "
             "Stop() or Skip()"
         ) from error
+
+    async def _skip(self, messages: list[Message]) -> None:
+        for message in messages:
+            # The type only: an exception's text may hold what the message holds. And no
+            # message in the record: who keeps records would keep payloads.
+            _log.warning("skipped %s: %s", repr(message), type(message.failure).__name__)
+        if self._handle_failed is not None:
+            result = await self._handle_failed(messages)
+            if result is not None:
+                raise TypeError(
+                    f"handle_failed returned a {type(result).__name__}; it must return None"
+                )
 
 
 def note_where(error: BaseException, message: Message) -> None:

@@ -10,7 +10,8 @@ import trio
 from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
-from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._stages._keyed_processor import KeyedProcessor
 from trio_broadway_kafka._stages._processor import Processor
 
 __all__ = ["PACE", "Processors"]
@@ -29,8 +30,8 @@ class Processors:
         lanes: what may be taken, and in which order.
         lane_of: the lane of a message, None for its key (only with `KeyedLanes`).
         count: how many.
-        forward: where a handled message goes, returning its flag for now; None where it is
-            finished.
+        forward: puts a handled message where it goes next, or says that it can't (the
+            message has failed then); None where a handled message is finished.
         settle: decides what becomes of a failed message: returns its flag or raises.
         stop: called when the first processor ends, and so the pipeline: nothing more may
             start, not even what another one would take before it is cancelled.
@@ -41,6 +42,7 @@ class Processors:
         due: when the next checkpoint of them all is due.
         running: how many are not parked.
         tasks: the tasks that they are.
+        success: the flag of a message whose handler has returned.
     """
 
     def __init__(
@@ -50,8 +52,8 @@ class Processors:
         lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
         lane_of: Callable[[Message], Hashable] | None,
         count: int,
-        forward: Callable[[Segment, int, Message], int] | None,
-        settle: Callable[[Message, BaseException], int],
+        forward: Callable[[Segment, int, Message], bool] | None,
+        settle: Callable[[Message, BaseException], Awaitable[int]],
         stop: Callable[[], None],
         want: Callable[[], None],
         clock: Callable[[], float],
@@ -60,11 +62,13 @@ class Processors:
         self.lanes = lanes
         self.lane_of = lane_of
         self.forward = forward
+        self.success = SUCCEEDED if forward is None else 0
         self.settle = settle
         self.stop = stop
         self.clock = clock
         self.due = clock() + PACE
-        self.all = tuple(Processor(self) for _ in range(count))
+        kind = KeyedProcessor if isinstance(lanes, KeyedLanes) else Processor
+        self.all = tuple(kind(self) for _ in range(count))
         self._want = want
         self.tasks: set[trio.lowlevel.Task] = set()
         self._lot = trio.lowlevel.ParkingLot()
