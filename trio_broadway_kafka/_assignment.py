@@ -280,9 +280,8 @@ def _telling(
     """
 
     async def handle_and_tell(message: Message) -> object:
-        try:
-            return await handle(message)
-        finally:
-            finished()
+        result = await handle(message)
+        finished()
+        return result
 
     return handle_and_tell
