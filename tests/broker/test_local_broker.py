@@ -7,16 +7,19 @@ import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ClusterMetadata
+from confluent_kafka.admin import AdminClient
 
 from trio_broadway_kafka.testing import (
     BrokerUnavailable,
@@ -51,17 +54,40 @@ def read_all(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
         consumer.close()
 
 
-def ask_at_once(bootstrap: str) -> ClusterMetadata:
-    """What a node says, asked before the client goes where it is sent.
+@contextlib.contextmanager
+def forwarding(listener: socket.socket, address: str) -> Iterator[None]:
+    """Forward what connects to `listener` to `address`."""
+    host, _, port = address.partition(":")
+    sockets = [listener]
 
-    A client that has learnt the advertised port by itself asks there, where nobody answers:
-    the next one may be quicker.
-    """
-    for _ in range(20):
-        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-        with contextlib.suppress(KafkaException):
-            return admin.list_topics(timeout=2)
-    pytest.fail(f"no answer from {bootstrap}")
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection((host, int(port)))
+                sockets.extend((client, server))
+                for ends in ((client, server), (server, client)):
+                    threads.append(threading.Thread(target=pump, args=ends))
+                    threads[-1].start()
+
+    threads = [threading.Thread(target=accept)]
+    threads[0].start()
+    try:
+        yield
+    finally:
+        for one in reversed(sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in threads:
+            thread.join()
 
 
 def answers(bootstrap: str) -> bool:
@@ -140,20 +166,27 @@ def test_three_nodes_go_on_without_one_of_them() -> None:
 
 def test_clients_are_sent_to_the_advertised_port() -> None:
     """Where a proxy would listen; that nothing does is no reason not to start."""
-    with start_kafka(advertised_ports={1: 9}) as broker:
-        (found,) = ask_at_once(broker.bootstrap).brokers.values()
-        assert (found.id, found.port) == (1, 9)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        with start_kafka(advertised_ports={1: port}) as broker:
+            listener.listen()
+            with forwarding(listener, broker.bootstrap):
+                admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+                (found,) = admin.list_topics(timeout=10).brokers.values()
+                assert (found.id, found.port) == (1, port)
+                del admin
 
-        # And what is done to a node may be done in any state of it.
-        (node,) = broker.nodes
-        node.pause()
-        node.stop()
-        node.stop()
-        node.kill()
-        node.pause()
-        node.resume()
-        assert node.pid is None
-        assert "stopped" in repr(node)
+            # And what is done to a node may be done in any state of it.
+            (node,) = broker.nodes
+            node.pause()
+            node.stop()
+            node.stop()
+            node.kill()
+            node.pause()
+            node.resume()
+            assert node.pid is None
+            assert "stopped" in repr(node)
 
 
 @pytest.mark.parametrize(
