@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 PARTITIONS = 10
@@ -53,6 +53,21 @@ def consumer_settings(bootstrap: str, name: str) -> dict[str, object]:
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
     }
+
+
+def assigned_consumer(bootstrap: str, topic: str) -> Consumer:
+    """A bare consumer of the client that has its partitions."""
+    assigned = False
+
+    def on_assign(consumer: Consumer, partitions: list[object]) -> None:
+        nonlocal assigned
+        assigned = True
+
+    consumer = Consumer(consumer_settings(bootstrap, "raw") | {"enable.auto.commit": False})
+    consumer.subscribe([topic], on_assign=on_assign)
+    while not assigned:
+        consumer.poll(0.01)
+    return consumer
 
 
 def make_backlog(

@@ -18,8 +18,8 @@ import time
 from statistics import median, quantiles
 
 import trio
-from _backlog import consumer_settings, local_or
-from confluent_kafka import Consumer, Producer
+from _backlog import assigned_consumer, consumer_settings, local_or
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from trio_broadway_kafka import Message, Stages, open_pipeline
@@ -48,16 +48,7 @@ def producing(bootstrap: str, topic: str, count: int) -> list[str]:
 
 
 def raw(bootstrap: str, topic: str, count: int) -> list[float]:
-    assigned = False
-
-    def on_assign(consumer: Consumer, partitions: list[object]) -> None:
-        nonlocal assigned
-        assigned = True
-
-    consumer = Consumer(consumer_settings(bootstrap, "raw") | {"enable.auto.commit": False})
-    consumer.subscribe([topic], on_assign=on_assign)
-    while not assigned:
-        consumer.poll(0.05)
+    consumer = assigned_consumer(bootstrap, topic)
     latencies: list[float] = []
     with subprocess.Popen(producing(bootstrap, topic, count)):
         while len(latencies) < count:

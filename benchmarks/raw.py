@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from _backlog import Meter, consumer_settings, report
-from confluent_kafka import Consumer
+from _backlog import Meter, assigned_consumer, report
 
 
 def main(bootstrap: str, topic: str, count: int) -> None:
-    assigned = False
-
-    def on_assign(consumer: Consumer, partitions: list[object]) -> None:
-        nonlocal assigned
-        assigned = True
-
-    consumer = Consumer(consumer_settings(bootstrap, "raw") | {"enable.auto.commit": False})
-    consumer.subscribe([topic], on_assign=on_assign)
-    while not assigned:
-        consumer.poll(0.01)
+    consumer = assigned_consumer(bootstrap, topic)
     meter = Meter()
     seen = 1  # the poll that served the assignment may have brought one
     while seen < count:

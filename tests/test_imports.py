@@ -82,13 +82,15 @@ def imports(module: str, text: str, modules: Mapping[str, str]) -> Iterator[tupl
             yield name, node in types
 
 
+USERS_OF_TASKS = ("_batcher", "_keyed_processor", "_processor", "_processors", "_source")
+
 # A stage is one module, but for these: one task, and all of them, or a part of it.
 ONE_STAGE = {
     ("_stages._processors", "_stages._processor"),
     ("_stages._processors", "_stages._keyed_processor"),
     ("_stages._keyed_processor", "_stages._processor"),
     ("_stages._batchers", "_stages._batcher"),
-    ("_stages._source", "_stages._service"),
+    *((f"_stages.{stage}", "_stages._tasks") for stage in USERS_OF_TASKS),
     ("_stages._processor", "_stages._processors"),  # its types only
 }
 

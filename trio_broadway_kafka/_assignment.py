@@ -13,7 +13,8 @@ from functools import partial
 import trio
 
 from trio_broadway_kafka._model._demand import CHUNK
-from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
@@ -97,6 +98,7 @@ class Assignment:
                     settle=partial(self.failures.settle_batch, on_failure=batcher.on_failure),
                     ended=self._batch_ended,
                     stop=self.stop,
+                    clock=clock,
                 )
                 for name, batcher in stages.batchers.items()
             },
@@ -175,9 +177,14 @@ class Assignment:
 
     def relieve(self) -> None:
         """No more fits in: if nothing here will make room by itself, a batch must leave."""
-        if self.processors.busy or self.processors.has_work() or not self.batchers.is_idle():
-            return
-        self.batchers.relieve()
+        # In the order of what they cost: who has no batchers pays for a look.
+        if (
+            self.batchers.stages
+            and self.batchers.is_idle()
+            and not self.processors.has_work()
+            and not self.processors.busy
+        ):
+            self.batchers.relieve()
 
     def set_share(self, share: int) -> None:
         """How many blocked messages of one partition may be here from now on."""

@@ -10,7 +10,8 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests._records import Record, arrive, assignment
-from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 

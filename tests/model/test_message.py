@@ -129,3 +129,15 @@ def test_fails_with_nothing_else(reason: object) -> None:
     with pytest.raises(TypeError, match=r"message.fail\(\) takes a text or an exception, not"):
         message.fail(reason)  # type: ignore[arg-type]
     assert message.failure is None
+
+
+def test_goes_to_the_default_batcher_under_no_key_unless_told() -> None:
+    message = Message(counting())
+    assert (message.batcher, message.batch_key, message.batch_mode) == ("default", None, "bulk")
+    message.batch_key = 7
+    message.batch_mode = "flush"
+    message.batcher = "orders"
+    assert (message.batcher, message.batch_key, message.batch_mode) == ("orders", 7, "flush")
+    with pytest.raises(ValueError, match="batch_mode must be 'bulk' or 'flush', not 'now'"):
+        message.batch_mode = "now"  # type: ignore[assignment]
+    assert message.batch_mode == "flush"

@@ -315,6 +315,20 @@ async def test_a_weigh_that_raises_fails_the_message(
     assert delivered.batches == [(1.0, "default", None, "timeout", [0, 2])]
 
 
+async def test_a_weigh_that_raises_stops_the_pipeline_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(1)
+    batcher = Batcher(handle_batch=Delivered(), weigh=lambda message: int(message.data))
+    with pytest.RaisesGroup(ValueError) as raised:
+        async with open_pipeline(
+            client=broker.client(), topics=["t"], stages=Stages(batchers={"default": batcher})
+        ) as pipeline:
+            await trio.sleep_forever()
+    assert raised.value.exceptions[0].__notes__ == ["while handling t/0@0 (attempt 1)"]
+    assert pipeline.statistics().failed == 1
+
+
 async def test_a_returned_value_stops_the_pipeline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -663,6 +677,37 @@ async def test_a_batch_that_fails_as_it_is_cancelled_is_not_acknowledged(
     with trio.move_on_after(3):
         async with open_pipeline(client=broker.client(), topics=["t"], stages=stages):
             await trio.sleep_forever()
+    assert broker.committed("t", 0) is None
+
+
+async def test_a_batch_whose_failures_are_cancelled_lets_no_other_start(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(20)
+    sizes: list[int] = []
+
+    async def handle_batch(batch: Batch) -> None:
+        sizes.append(len(batch))
+        batch.messages[0].fail("no")
+
+    async def handle_failed(messages: list[Message]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError("the connection is gone")
+
+    batcher = Batcher(handle_batch=handle_batch, size=10)
+    stages = Stages(
+        batchers={"default": batcher}, handle_failed=handle_failed, on_failure=Skip()
+    )
+    with trio.move_on_after(3):
+        async with open_pipeline(client=broker.client(), topics=["t"], stages=stages):
+            try:
+                await trio.sleep_forever()
+            finally:  # the pipeline is not closed yet when its handlers have been cancelled
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(1)
+    assert sizes == [10]
     assert broker.committed("t", 0) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -21,12 +22,22 @@ from trio_broadway_kafka import (
 )
 from trio_broadway_kafka.testing import FakeBroker
 
+Handle = Callable[[Message], Awaitable[None]]
+HandleBatch = Callable[[Batch], Awaitable[None]]
+
 
 def _broker(messages: int, *, partitions: int = 1) -> FakeBroker:
     broker = FakeBroker(topics={"t": partitions})
     for index in range(messages):
         broker.produce("t", b"v%d" % index, key=b"k", partition=index % partitions)
     return broker
+
+
+def _in(stage: str, handle: Handle, handle_batch: HandleBatch, *, size: int) -> dict[str, Any]:
+    """The handler of the stage that is to fail, as options of Stages."""
+    if stage == "message":
+        return {"handle_message": handle}
+    return {"batchers": {"default": Batcher(handle_batch=handle_batch, size=size)}}
 
 
 async def odd_ones_fail(message: Message) -> None:
@@ -145,10 +156,7 @@ async def test_if_it_raises_the_pipeline_stops_and_the_message_is_not_acknowledg
         raise OSError("the alarm is broken, too")
 
     stages = Stages(
-        handle_message=odd_ones_fail if stage == "message" else None,
-        batchers={}
-        if stage == "message"
-        else {"default": Batcher(handle_batch=handle_batch, size=4)},
+        **_in(stage, odd_ones_fail, handle_batch, size=4),
         handle_failed=handle_failed,
         on_failure=Skip(),
     )
@@ -183,10 +191,7 @@ async def test_one_that_is_cut_off_at_a_revokes_deadline_leaves_the_message_to_t
                     raise OSError("the connection is gone")
 
     stages = Stages(
-        handle_message=handle if stage == "message" else None,
-        batchers={}
-        if stage == "message"
-        else {"default": Batcher(handle_batch=handle_batch, size=1)},
+        **_in(stage, handle, handle_batch, size=1),
         handle_failed=handle_failed,
         on_failure=Skip(),
     )
@@ -198,6 +203,43 @@ async def test_one_that_is_cut_off_at_a_revokes_deadline_leaves_the_message_to_t
         assert broker.committed("t", 0) is None
         await broker.wait_committed("t", 0, 1)
     assert handled == [0, 9]
+
+
+async def test_what_failed_in_a_batch_that_resisted_its_revoke_is_settled_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(4, partitions=2)
+    failed: list[tuple[int, int]] = []
+    starts = 0
+
+    async def handle_batch(batch: Batch) -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(12)
+        for message in batch:
+            message.fail("no")
+
+    async def handle_failed(messages: list[Message]) -> None:
+        await trio.sleep(1)
+        failed.extend((message.partition, message.offset) for message in messages)
+
+    stages = Stages(
+        batchers={"default": Batcher(handle_batch=handle_batch, size=4)},
+        handle_failed=handle_failed,
+        on_failure=Skip(),
+    )
+    async with open_pipeline(
+        client=broker.client(), topics=["t"], stages=stages, revoke_timeout=4
+    ) as first:
+        await trio.sleep(5)
+        async with open_pipeline(client=broker.client(), topics=["t"], stages=Stages()):
+            await trio.sleep(5)
+            (kept,) = [p.partition for p in first.statistics().partitions]
+            with trio.fail_after(30):
+                await broker.wait_committed("t", kept, 2)
+    assert failed == [(kept, 0), (kept, 1)]
 
 
 @pytest.mark.parametrize("raises", [False, True])

@@ -19,7 +19,8 @@ import trio.testing
 from tests._records import Record, arrive
 from trio_broadway_kafka import Message, Skip, Stages
 from trio_broadway_kafka._assignment import Assignment, make_lanes
-from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka.testing._scheduler import simulate
 

@@ -8,6 +8,7 @@ handled again that was settled, and nothing of a partition starts once its drain
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -30,7 +31,7 @@ TICK = 0.001
 class World:
     """One run, as its seed has it."""
 
-    def __init__(self, seed: int, *, by_message: bool, rng: random.Random) -> None:
+    def __init__(self, *, by_message: bool, rng: random.Random) -> None:
         self.rng = rng
         self.wrong: list[str] = []
         self.unordered = rng.random() < 0.3
@@ -53,13 +54,19 @@ class World:
             },
         )
         self.lanes = make_lanes(stages, share=1000)
-        self.assignment = Assignment(stages, self.lanes, want=lambda: None, finished=None)
+        self.assignment = Assignment(
+            stages,
+            self.lanes,
+            want=lambda: None,
+            finished=None,
+            clock=itertools.count().__next__,  # each look at it is past due
+        )
         self.messages = [rng.randint(1, 40) for _ in range(rng.randint(1, 3))]
         self.states = [PartitionOffsets("t", n, 0) for n in range(len(self.messages))]
         self.assignment.add(self.states)
-        self.revoking: set[int] = set()
         self.gone: set[PartitionOffsets] = set()
         self.active: dict[Hashable, Batch] = {}
+        self.trace: list[tuple[float, str, str, list[int]]] = []
         self.last: dict[tuple[Hashable, PartitionOffsets], tuple[int, Batch]] = {}
 
     async def handle(self, message: Message) -> None:
@@ -92,7 +99,9 @@ class World:
             del self.active[lane]
 
     def check_start(self, batch: Batch, lane: Hashable) -> None:
-        if not len(batch):
+        offsets = [message.offset for message in batch]
+        self.trace.append((trio.current_time(), batch.batcher, batch.trigger, offsets))
+        if not offsets:
             self.wrong.append("an empty batch")
         for message, (segment, index) in zip(batch, batch.places(), strict=True):
             state = segment.partition
@@ -110,19 +119,22 @@ class World:
                 self.last[place] = (max(message.offset, offset), batch)
 
     async def behave(self, batch: Batch) -> None:
-        manner = self.rng.choice(
-            ["returns", "suspends", "raises", "fails", "sleeps", "resists"]
-        )
-        if manner in ("suspends", "raises", "fails") and self.rng.random() < 0.7:
-            await self.suspend()
-        if manner == "sleeps":
-            await trio.sleep(self.rng.choice([0.1, 1, 10]) * TICK)
-        if manner == "resists":
-            with trio.CancelScope(shield=True):
+        match self.rng.choice(["runs through", "suspends", "sleeps", "resists", "nursery"]):
+            case "suspends":
                 await self.suspend()
-        if manner == "raises":
+            case "sleeps":
+                await trio.sleep(self.rng.choice([0.1, 1, 10]) * TICK)
+            case "resists":
+                with trio.CancelScope(shield=True):
+                    await self.suspend()
+            case "nursery":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.suspend)
+                    await self.suspend()
+        ending = self.rng.choice(["returns", "returns", "raises", "fails"])
+        if ending == "raises":
             raise ValueError
-        if manner == "fails":
+        if ending == "fails":
             for message in batch:
                 if self.rng.random() < 0.5:
                     message.fail("as planned")
@@ -185,14 +197,14 @@ class World:
                 self.wrong.append(f"batcher {name} still has {kept}")
 
 
-def run(seed: int, *, by_message: bool) -> list[str]:
+def run(seed: int, *, by_message: bool) -> World:
     rng = random.Random(f"{by_message} {seed}")
-    world = World(seed, by_message=by_message, rng=rng)
+    world = World(by_message=by_message, rng=rng)
     try:
         simulate(world.main, rng, horizon=10.0, steps=200_000)
     except trio.TooSlowError:
         world.wrong.append(f"it came to a stop: {[s.prefix() for s in world.states]}")
-    return world.wrong
+    return world
 
 
 @pytest.mark.parametrize("by_message", [True, False], ids=["by message", "whole lists"])
@@ -201,5 +213,11 @@ def test_batches_are_kept_in_every_interleaving(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "trio_broadway_kafka")
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS // 2):
-        if wrong := run(seed, by_message=by_message):
+        if wrong := run(seed, by_message=by_message).wrong:
             pytest.fail(f"seed {seed}: {'; '.join(wrong)}", pytrace=False)
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    for seed in range(20):
+        once, again = (run(seed, by_message=bool(seed % 2)).trace for _ in range(2))
+        assert once == again

@@ -36,8 +36,9 @@ async def test_classic_a_topic_that_the_pipeline_makes_both_records_handled_a_cl
 
 
 @pytest.mark.kafka_topic(partitions=3)
+@pytest.mark.parametrize("in_batches", [False, True], ids=["messages", "batches"])
 async def test_acking_events_none_lost_none_twice_as_a_second_pipeline_joins(
-    facts: Facts,
+    facts: Facts, in_batches: bool
 ) -> None:
     ranges = [(10_000, 11_000), (5_000, 6_000), (20_000, 22_000)]
     produced = {partition: random.randint(*range) for partition, range in enumerate(ranges)}
@@ -48,9 +49,19 @@ async def test_acking_events_none_lost_none_twice_as_a_second_pipeline_joins(
     def stages(name: str) -> Stages:
         async def handle(message: Message) -> None:
             await trio.sleep(0.001)
-            handled[name].append((message.partition, message.offset))
+            if not in_batches:
+                handled[name].append((message.partition, message.offset))
 
-        return Stages(handle_message=handle, ordering="unordered", concurrency=8)
+        async def handle_batch(batch: Batch) -> None:
+            handled[name] += [(message.partition, message.offset) for message in batch]
+
+        batcher = Batcher(handle_batch=handle_batch, size=1000, timeout=2)
+        return Stages(
+            handle_message=handle,
+            ordering="unordered",
+            concurrency=8,
+            batchers={"default": batcher} if in_batches else {},
+        )
 
     began = trio.current_time()
     with trio.fail_after(60):
@@ -100,46 +111,6 @@ async def test_shutdown_what_is_committed_is_the_number_that_was_handled(
     assert 1000 < handled < 100_000
     assert await facts.committed() == {0: handled}
     show(f"shutdown: {handled} handled, stopped in {took * 1000:.0f} ms")
-
-
-@pytest.mark.kafka_topic(partitions=3)
-async def test_acking_events_in_batches_of_1000_or_2_s_as_a_second_pipeline_joins(
-    facts: Facts,
-) -> None:
-    ranges = [(10_000, 11_000), (5_000, 6_000), (20_000, 22_000)]
-    produced = {partition: random.randint(*range) for partition, range in enumerate(ranges)}
-    for partition, count in produced.items():
-        await facts.produce(partition, count)
-    handled: dict[str, list[tuple[int, int]]] = {"first": [], "second": []}
-
-    def stages(name: str) -> Stages:
-        async def handle(message: Message) -> None:
-            await trio.sleep(0.001)
-
-        async def handle_batch(batch: Batch) -> None:
-            handled[name] += [(message.partition, message.offset) for message in batch]
-
-        return Stages(
-            handle_message=handle,
-            ordering="unordered",
-            concurrency=8,
-            batchers={"default": Batcher(handle_batch=handle_batch, size=1000, timeout=2)},
-        )
-
-    with trio.fail_after(60):
-        async with open_pipeline(
-            kafka=facts.kafka, topics=[facts.topic], stages=stages("first")
-        ):
-            await trio.sleep(2)
-            async with open_pipeline(
-                kafka=facts.kafka, topics=[facts.topic], stages=stages("second")
-            ) as second:
-                await until(lambda: owned(second))
-                await facts.wait_committed(produced, within=60)
-    together = handled["first"] + handled["second"]
-    assert len(together) == len(set(together)), "none was handled twice"
-    assert Counter(partition for partition, _ in together) == produced
-    assert await facts.committed() == produced
 
 
 @pytest.mark.parametrize("by_message", [True, False], ids=["by message", "whole lists"])

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 
-__all__ = ["Batch", "Trigger"]
+__all__ = ["Batch", "Failed", "Trigger"]
 
 Trigger = Literal["size", "timeout", "flush", "drain", "revoke", "pressure"]
 
 _SUCCESS = bytes((SUCCEEDED,))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A message of a batch that failed: why, and where its flag is."""
+
+    message: Message
+    error: BaseException
+    segment: Segment
+    index: int
 
 
 class Batch:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import Any
 
 from trio_broadway_kafka._model._batch import Batch, Trigger
-from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._message import DEFAULT_ROUTE, Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
@@ -29,6 +29,7 @@ class Batches:
         weigh: the weight of a message, None for 1 each.
         timeout: seconds from a batch's first message after which it leaves.
         ordered: batches of the same key do not overlap.
+        clock: seconds; asked when a batch is opened.
 
     Attributes:
         ready: what may start, oldest first.
@@ -43,6 +44,7 @@ class Batches:
         weigh: Callable[[Message], float] | None = None,
         timeout: float = 1.0,
         ordered: bool = True,
+        clock: Callable[[], float],
     ) -> None:
         self.name = name
         self.ready: deque[Batch] = deque()
@@ -52,6 +54,7 @@ class Batches:
         self._weigh = weigh
         self._timeout = timeout
         self._ordered = ordered
+        self._clock = clock
         self._open: dict[Hashable, Batch] = {}  # in the order of their deadlines
         # By key, from when a batch is ready until it has ended: those that come after it.
         self._later: dict[Hashable, deque[Batch]] = {}
@@ -91,42 +94,41 @@ class Batches:
 
     # Filling
 
-    def add(self, message: Message, segment: Segment, index: int, now: float) -> None:
+    def add(self, message: Message, segment: Segment, index: int) -> None:
         """Add a message; a batch that it fills or flushes leaves.
 
         Raises:
             Exception: what ``weigh`` raised, or that what the message asks for makes no
                 sense; it is not in a batch then.
         """
-        mode = message.batch_mode
-        if mode not in ("bulk", "flush"):
-            raise ValueError(f"batch_mode must be 'bulk' or 'flush', not {mode!r}")
+        _, key, mode = message._route or DEFAULT_ROUTE
         weight = 1.0 if self._weigh is None else self._weigh(message)
         if not weight >= 0:
             raise ValueError(f"weigh must return a number of 0 or more, not {weight!r}")
-        key = message.batch_key
         batch = self._open.get(key)
         if batch is not None and batch.weight + weight > self._size:
             self._close(batch, "size")  # rather than exceed it
             batch = None
         if batch is None:
-            batch = self._open[key] = Batch(self.name, key, now + self._timeout)
+            batch = self._begin(key)
         batch.add(message, weight, segment, index)
         if batch.weight >= self._size:
             self._close(batch, "size")
         elif mode == "flush":
             self._close(batch, "flush")
 
-    def add_records(
-        self, records: Sequence[Any], segment: Segment, first: int, now: float
-    ) -> None:
-        """Add records that follow one another in a segment, under no key."""
-        size = max(1, int(self._size))
+    def _begin(self, key: Hashable) -> Batch:
+        batch = self._open[key] = Batch(self.name, key, self._clock() + self._timeout)
+        return batch
+
+    def add_records(self, records: Sequence[Any], segment: Segment, first: int) -> None:
+        """Add records that follow one another in a segment, under no key; nothing weighs."""
+        size = int(self._size)
         start, count = 0, len(records)
         while start < count:
             batch = self._open.get(None)
             if batch is None:
-                batch = self._open[None] = Batch(self.name, None, now + self._timeout)
+                batch = self._begin(None)
             part = records[start : start + size - len(batch)]
             batch.add_records(part, segment, first + start)
             start += len(part)
@@ -135,10 +137,9 @@ class Batches:
 
     def add_failed(self, message: Message, segment: Segment, index: int) -> None:
         """Add a message that failed before it was in a batch: it is settled in one alone."""
-        batch = Batch(self.name, object(), 0.0)
+        batch = self._begin(object())
         batch.add(message, 0, segment, index)
         batch.failed = True
-        self._open[batch.key] = batch
         self._close(batch, "flush")
 
     # Closing
@@ -154,8 +155,9 @@ class Batches:
             self._later[batch.key] = deque()
         self.ready.append(batch)
 
-    def close_due(self, now: float) -> None:
+    def close_due(self) -> None:
         """Close the batches whose time has come."""
+        now = self._clock()
         while (deadline := self.next_deadline) is not None and deadline <= now:
             self.close_oldest("timeout")
 
@@ -189,18 +191,14 @@ class Batches:
         self.delivered += len(batch)
         self._free(batch.key)
 
-    def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> int:
-        """A batch was cut off as these assignments ended: the rest of it comes first again.
-
-        Returns how many messages are gone.
-        """
+    def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> None:
+        """A batch was cut off as these assignments ended: the rest of it comes first again."""
         self.running.discard(batch)
-        dropped = batch.without(partitions)
+        batch.without(partitions)
         if len(batch):
             self.ready.appendleft(batch)  # it still has its key
         else:
             self._free(batch.key)
-        return dropped
 
     def _free(self, key: Hashable) -> None:
         if self._ordered:

@@ -8,27 +8,28 @@ waits behind a busy processor while another is idle.
 |---|---|---|
 | unordered | each message | all take from the same segment |
 | partition | (topic, partition) | a processor owns a partition's segment to its end |
-| key, function | (topic, partition, key), or what the function returns | see `KeyedLanes` |
+| key, function | (topic, partition, key), or what the function returns | see `_keyed_lanes` |
 
-A blocked partition (its messages wait for a lane) keeps at most its share: see `blocked`.
+A partition that is blocked (its messages wait for a lane) keeps at most its share here, so
+that the others go on: see `blocked` and `truncate`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
-__all__ = ["KeyedLanes", "Lanes", "PartitionLanes", "UnorderedLanes"]
+__all__ = ["FULL", "Address", "Lanes", "PartitionLanes", "UnorderedLanes"]
 
-_Address = tuple[str, int]
+Address = tuple[str, int]
 
 # Why a partition is held: somebody asked for it, or too many of its messages are parked.
 _ASKED = 1
-_FULL = 2
+FULL = 2
 
 
 class Lanes(Protocol):
@@ -43,11 +44,13 @@ class Lanes(Protocol):
         """A segment to take messages from, None if nothing can be taken now."""
 
     def release(self, segment: Segment) -> None:
-        """Give back what `acquire` gave, exhausted or not."""
+        """Give back what `acquire` gave, whether or not it is exhausted."""
 
     def put_back(self, segment: Segment, raw: Any, index: int) -> None:
         """A message was taken and cut off before it finished: it is the next of its lane.
-        Call it before `release`."""
+
+        Call it before `release`.
+        """
 
     def has_more_than(self, count: int) -> bool:
         """Whether more than `count` messages can be taken now."""
@@ -57,11 +60,14 @@ class Lanes(Protocol):
         them however many are idle."""
 
     def truncate(self, partition: PartitionOffsets, keep: int) -> None:
-        """Forget the last blocked messages of `partition`, down to `keep` if possible."""
+        """Forget the last blocked messages of `partition`, down to `keep` of them if
+        possible; they are to be fetched again."""
 
     def drop(self, partition: PartitionOffsets) -> None:
-        """Drop what has not started of `partition`, for this epoch. What is being handled
-        keeps its lane until it ends, in later epochs too."""
+        """Drop what has not started of `partition`; it will not be handled in this epoch.
+
+        What is being handled keeps its lane until it ends, in later epochs too.
+        """
 
 
 def _without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[Segment]:
@@ -159,7 +165,7 @@ class UnorderedLanes:
 
     def let_go(self, partition: PartitionOffsets) -> None:
         """Take the partition's segments back in."""
-        self._let_go(partition, _ASKED | _FULL)
+        self._let_go(partition, _ASKED | FULL)
 
     def _let_go(self, partition: PartitionOffsets, reasons: int) -> None:
         partition.held &= ~reasons
@@ -177,8 +183,8 @@ class PartitionLanes:
         # A partition's first segment is in `_ready` exactly when nobody owns the
         # partition. Ownership outlives epochs: a handler that resists its cancellation
         # keeps the lane shut.
-        self._queues: dict[_Address, deque[Segment]] = {}
-        self._owned: dict[_Address, Segment] = {}
+        self._queues: dict[Address, deque[Segment]] = {}
+        self._owned: dict[Address, Segment] = {}
         self._ready: deque[Segment] = deque()
 
     def add(self, segment: Segment) -> None:
@@ -250,110 +256,3 @@ class PartitionLanes:
             self._queues[address] = queue = _without(queue, partition)
             if queue and owned is None:
                 self._ready.append(queue[0])
-
-
-class _Holder(Protocol):
-    """Whoever is handling a message whose lane is not entered yet."""
-
-    busy: dict[Hashable, Any]
-    lane: Hashable
-
-
-class KeyedLanes(UnorderedLanes):
-    """A key is a lane: it is entered in ``busy`` only when its handler suspends.
-
-    All processors take from the same segment. The lane that is being handled is `hot`: it
-    belongs to the processor that runs. Whoever takes the next message while `hot` is set
-    knows that its handler is suspended, and only then enters that lane among the busy
-    ones. A handler that never suspends never touches a dict. A message of a busy lane is
-    parked on the lane; whoever finishes the lane goes on with what is parked there.
-
-    The rules the loop in ``_stages/_keyed_processor.py`` keeps:
-
-    - no await between taking a message and entering its lane;
-    - `hot` is cleared by its owner, or by who enters it among the busy, by nobody else;
-    - a lane is left by `leave`, and only when its message is settled.
-
-    Attributes:
-        hot: who handles a message whose lane is not among the busy, None if nobody does.
-        waiting: busy lanes with parked messages that no processor is going on with.
-        share: how many messages of one partition may be parked before the whole partition
-            is held.
-    """
-
-    def __init__(self, *, share: int, per_partition: bool = True) -> None:
-        super().__init__()
-        self.share = share
-        self.hot: _Holder | None = None
-        self.waiting: deque[tuple[dict[Hashable, Any], Hashable]] = deque()
-        # Busy lanes: None, or the deque of what is parked there. The dicts outlive
-        # epochs, so that a handler which resists its cancellation keeps its lane shut.
-        self._per_partition = per_partition
-        self._busy: dict[_Address | None, dict[Hashable, Any]] = {}
-
-    def add(self, segment: Segment) -> None:
-        segment.busy = self._busy_of(segment.partition)
-        super().add(segment)
-
-    def _busy_of(self, partition: PartitionOffsets) -> dict[Hashable, Any]:
-        address = (partition.topic, partition.partition) if self._per_partition else None
-        busy = self._busy.get(address)
-        if busy is None:
-            busy = self._busy[address] = {}
-        return busy
-
-    def park(self, segment: Segment, raw: Any, index: int, lane: Hashable) -> bool:
-        """Park a message whose lane is busy.
-
-        Returns False if too many of its partition are parked: then the message is put
-        back and the whole partition is held until half of them are gone.
-        """
-        partition = segment.partition
-        if partition.parked >= self.share:
-            segment.put_back([(raw, index)])
-            if segment not in self.ready:
-                self.ready.appendleft(segment)
-            self._hold(partition, _FULL)
-            return False
-        busy = segment.busy
-        parked = busy[lane]
-        if parked is None:
-            parked = busy[lane] = deque()
-        parked.append((segment, raw, index))
-        partition.parked += 1
-        return True
-
-    def next_parked(
-        self, busy: dict[Hashable, Any], lane: Hashable
-    ) -> tuple[Segment, Any, int] | None:
-        """The next message of a busy lane; None frees the lane."""
-        parked = busy[lane]
-        if not parked:
-            del busy[lane]
-            return None
-        item: tuple[Segment, Any, int] = parked.popleft()
-        partition = item[0].partition
-        partition.parked -= 1
-        if partition.held and partition.parked <= self.share // 2:
-            self._let_go(partition, _FULL)
-        return item
-
-    def put_back_parked(
-        self, busy: dict[Hashable, Any], lane: Hashable, segment: Segment, raw: Any, index: int
-    ) -> None:
-        """A message was cut off: it is the next of its busy lane."""
-        parked = busy.get(lane)
-        if parked is None:
-            parked = busy[lane] = deque()
-        parked.appendleft((segment, raw, index))
-        segment.partition.parked += 1
-
-    def drop(self, partition: PartitionOffsets) -> None:
-        super().drop(partition)
-        for parked in self._busy_of(partition).values():
-            if parked:
-                kept = [item for item in parked if item[0].partition is not partition]
-                partition.note_dropped(len(parked) - len(kept))
-                parked.clear()
-                parked.extend(kept)
-        partition.parked = 0

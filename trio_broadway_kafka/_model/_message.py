@@ -10,11 +10,13 @@ from trio_broadway_kafka._model._errors import MessageFailed
 if TYPE_CHECKING:
     from trio_broadway_kafka._kafka._client import RawMessage
 
-__all__ = ["Message"]
+__all__ = ["DEFAULT_ROUTE", "Message"]
 
 _NO_TIMESTAMP = 0  # confluent_kafka.TIMESTAMP_NOT_AVAILABLE
 
-_DEFAULTS = {"batcher": "default", "batch_key": None, "batch_mode": "bulk"}
+Route = tuple[str, Hashable, Literal["bulk", "flush"]]
+
+DEFAULT_ROUTE: Route = ("default", None, "bulk")
 
 
 class Message:
@@ -26,30 +28,24 @@ class Message:
 
     Attributes:
         data: what the handlers make of the message; starts as `value`. Assign freely.
-        batcher: the name of the batcher that gets it; ``"default"`` unless assigned.
-        batch_key: messages with the same key share batches; None unless assigned.
-        batch_mode: ``"bulk"``, or ``"flush"``: its batch leaves as soon as it is in it.
     """
 
-    __slots__ = ("_failure", "_raw", "batch_key", "batch_mode", "batcher", "data")
+    __slots__ = ("_failure", "_raw", "_route", "data")
 
-    # Annotations only: the slots stay empty, and `__getattr__` fills them when they are
-    # asked for, so that a handler which does not read them does not pay for them.
+    # An annotation only: the slot stays empty, and `__getattr__` fills it when it is
+    # asked for, so that a handler which does not read `data` does not pay for it.
     data: Any
-    batcher: str
-    batch_key: Hashable
-    batch_mode: Literal["bulk", "flush"]
 
     def __init__(self, raw: RawMessage) -> None:
         self._raw = raw
         self._failure: BaseException | None = None
+        # batcher, batch_key, batch_mode; None for the defaults: one look for all three.
+        self._route: Route | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "data":
             self.data = value = self._raw.value()
             return value
-        if name in _DEFAULTS:
-            return _DEFAULTS[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -92,6 +88,40 @@ class Message:
         ``message.timestamp.type`` says), None where the record has none."""
         kind, milliseconds = self._raw.timestamp()
         return None if kind == _NO_TIMESTAMP else milliseconds
+
+    @property
+    def batcher(self) -> str:
+        """The name of the batcher that gets it; ``"default"`` unless assigned."""
+        return (self._route or DEFAULT_ROUTE)[0]
+
+    @batcher.setter
+    def batcher(self, name: str) -> None:
+        _, key, mode = self._route or DEFAULT_ROUTE
+        self._route = (name, key, mode)
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Messages with the same key share batches; None unless assigned."""
+        return (self._route or DEFAULT_ROUTE)[1]
+
+    @batch_key.setter
+    def batch_key(self, key: Hashable) -> None:
+        name, _, mode = self._route or DEFAULT_ROUTE
+        self._route = (name, key, mode)
+
+    @property
+    def batch_mode(self) -> Literal["bulk", "flush"]:
+        """``"bulk"`` unless assigned; with ``"flush"`` its batch leaves as soon as it is in
+        it. Anything else is refused with a ValueError.
+        """
+        return (self._route or DEFAULT_ROUTE)[2]
+
+    @batch_mode.setter
+    def batch_mode(self, mode: Literal["bulk", "flush"]) -> None:
+        if mode not in ("bulk", "flush"):
+            raise ValueError(f"batch_mode must be 'bulk' or 'flush', not {mode!r}")
+        name, key, _ = self._route or DEFAULT_ROUTE
+        self._route = (name, key, mode)
 
     @property
     def attempt(self) -> int:

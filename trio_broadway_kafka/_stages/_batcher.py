@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
-from trio_broadway_kafka._model._batch import Batch
+from trio_broadway_kafka._model._batch import Batch, Failed
 from trio_broadway_kafka._model._batches import Batches
-from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Batcher
-from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._model._segment import SUCCEEDED
+from trio_broadway_kafka._stages._tasks import PACE, cancellation_of, is_cancelled
 
 __all__ = ["BatcherStage", "Worker"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
-# Seconds of handling after which the other tasks get a turn, as for processors.
-_PACE = 0.002
-
-Failed = tuple[Message, BaseException, Segment, int]
 Settle = Callable[[Sequence[Failed]], Awaitable[None]]
 
 
@@ -37,6 +32,7 @@ class BatcherStage:
         settle: decides what becomes of failed messages: sets their flags, or raises.
         ended: called whenever a batch has been settled.
         stop: called when a task of it ends, and so the pipeline: nothing more may start.
+        clock: paces the checkpoints, in seconds.
 
     Attributes:
         stopped: nothing more may start.
@@ -51,6 +47,7 @@ class BatcherStage:
         settle: Settle,
         ended: Callable[[], None],
         stop: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self.batches = Batches(
             name,
@@ -58,19 +55,23 @@ class BatcherStage:
             weigh=options.weigh,
             timeout=options.timeout,
             ordered=ordered,
+            clock=trio.current_time,
         )
         self.workers = tuple(Worker(self) for _ in range(options.concurrency))
+        self._timeout = options.timeout
         self.handle: Callable[[Batch], Awaitable[object]] = options.handle_batch
         self.settle = settle
         self.ended = ended
         self.stop = stop
+        self.clock = clock
         self.stopped = False
         self.idle = trio.lowlevel.ParkingLot()
         self._untimed = trio.lowlevel.ParkingLot()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start its tasks."""
-        nursery.start_soon(self._keep_time)
+        if not math.isinf(self._timeout):
+            nursery.start_soon(self._keep_time)
         for worker in self.workers:
             nursery.start_soon(worker.run)
 
@@ -85,12 +86,12 @@ class BatcherStage:
         batches = self.batches
         while True:
             deadline = batches.next_deadline
-            if deadline is None or math.isinf(deadline):
+            if deadline is None:
                 await self._untimed.park()
                 continue
             # Where batches fill in time, this wakes once in a timeout, not once a batch.
             await trio.sleep_until(deadline)
-            batches.close_due(trio.current_time())
+            batches.close_due()
             self.changed()
 
 
@@ -118,14 +119,15 @@ class Worker:
     async def run(self) -> None:
         stage = self._stage
         batches = stage.batches
+        clock = stage.clock
         self.task = trio.lowlevel.current_task()
-        due = time.perf_counter() + _PACE
+        due = clock() + PACE
         try:
             while True:
                 batch = None if stage.stopped else batches.take()
                 if batch is None:
                     await stage.idle.park()
-                    due = time.perf_counter() + _PACE
+                    due = clock() + PACE
                     continue
                 self.batch = batch
                 try:
@@ -141,28 +143,32 @@ class Worker:
                 del batch  # a parked task must not keep a batch alive
                 stage.ended()
                 stage.changed()
-                if time.perf_counter() >= due:
+                if clock() >= due:
                     await trio.lowlevel.checkpoint()
-                    due = time.perf_counter() + _PACE
+                    due = clock() + PACE
         finally:
             stage.stop()
             self.has_ended.set()
 
     async def _handle(self, batch: Batch) -> None:
+        """Handle a batch and settle its messages; `cutting` is empty if all of them are."""
         try:
-            if batch.failed:
+            if not batch.failed:
+                await self._call(batch)
+            elif not self._is_void(batch, batch.messages[0].failure):
                 await self._settle(batch, None)
-                return
+        except BaseExceptionGroup as group:
+            if not self.cutting:
+                raise
+            raise cancellation_of(group) from None
+
+    async def _call(self, batch: Batch) -> None:
+        try:
             result = await self._stage.handle(batch)
         except Exception as error:
-            await self._failed(batch, error)
+            if not self._is_void(batch, error):
+                await self._settle(batch, error)
             return
-        except BaseExceptionGroup as group:
-            # What a nursery of the handler makes of a cancellation, with what else failed.
-            cancelled, _ = group.split(trio.Cancelled)
-            if not self.cutting or cancelled is None:
-                raise
-            raise cancelled from None
         if result is not None:
             mistake = TypeError(
                 f"handle_batch returned a {type(result).__name__}; it must return None: "
@@ -170,21 +176,11 @@ class Worker:
             )
             mistake.add_note(f"for {batch!r}")
             raise mistake
-        self.cutting.clear()  # it has ended after all
         if batch.has_failures():
             await self._settle(batch, None)
         else:
             batch.finish()
-
-    async def _failed(self, batch: Batch, error: Exception) -> None:
-        if self.cutting:
-            _log.warning("%r failed as it was cut off: %s", batch, type(error).__name__)
-        elif trio.current_effective_deadline() == -math.inf:
-            # It failed as the pipeline was cancelled: no reason to acknowledge anything.
-            _log.warning("%r failed as it was cancelled: %s", batch, type(error).__name__)
-            self._stage.stop()
-        else:
-            await self._settle(batch, error)
+            self.cutting.clear()  # it has ended after all
 
     async def _settle(self, batch: Batch, error: Exception | None) -> None:
         """Settle each message: what has not failed first, so that no failure loses it."""
@@ -194,12 +190,24 @@ class Worker:
             if reason is None:
                 segment.flags[index] = SUCCEEDED
             else:
-                failed.append((message, reason, segment, index))
+                failed.append(Failed(message, reason, segment, index))
         try:
             await self._stage.settle(failed)
         except Exception as raised:
-            # What handle_failed raised, perhaps because it was cancelled.
-            if self.cutting or trio.current_effective_deadline() == -math.inf:
-                _log.warning("%r failed as it was cut off: %s", batch, type(raised).__name__)
-            else:
+            # The handler's own under Stop, or what handle_failed raised, perhaps because
+            # it was cancelled meanwhile.
+            if not self._is_void(batch, raised):
                 raise
+
+    def _is_void(self, batch: Batch, error: BaseException | None) -> bool:
+        """Whether a failure counts for nothing: the messages are left unfinished."""
+        kind = type(error).__name__
+        if self.cutting:
+            _log.warning("%r failed as it was cut off: %s", batch, kind)
+            return True
+        if is_cancelled():
+            # It failed as the pipeline was cancelled: no reason to acknowledge anything.
+            _log.warning("%r failed as it was cancelled: %s", batch, kind)
+            self._stage.stop()
+            return True
+        return False

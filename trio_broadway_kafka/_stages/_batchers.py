@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
+from operator import itemgetter
 
 import trio
 
 from trio_broadway_kafka._model._batch import Trigger
 from trio_broadway_kafka._model._errors import MessageFailed
-from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._message import DEFAULT_ROUTE, Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import BatcherStatistics
@@ -43,14 +44,14 @@ class Batchers:
         """Put a handled message in its batcher; False if it can't be: it has failed then."""
         if segment.partition.cut_off:
             return True  # its handler resisted its cancellation: its outcome is dropped
-        stage = self.stages.get(message.batcher)
+        name = (message._route or DEFAULT_ROUTE)[0]
+        stage = self.stages.get(name)
         try:
             if stage is None:
                 raise MessageFailed(
-                    f"no batcher named {message.batcher!r}: there are "
-                    f"{', '.join(map(repr, self.stages))}"
+                    f"no batcher named {name!r}: there are {', '.join(map(repr, self.stages))}"
                 )
-            stage.batches.add(message, segment, index, trio.current_time())
+            stage.batches.add(message, segment, index)
         except Exception as error:
             message._failure = error
             return False
@@ -66,10 +67,9 @@ class Batchers:
                 message = Message(raw)
                 if not self.forward(segment, index, message):
                     stage.batches.add_failed(message, segment, index)
-            stage.changed()
         else:
-            stage.batches.add_records(raws, segment, first, trio.current_time())
-            stage.changed()
+            stage.batches.add_records(raws, segment, first)
+        stage.changed()
 
     # Looking
 
@@ -119,11 +119,13 @@ class Batchers:
 
     def relieve(self) -> None:
         """Let the oldest open batch of all leave: nothing else can make room."""
-        open_stages = [
-            stage for stage in self.stages.values() if stage.batches.next_deadline is not None
+        opened = [
+            (deadline, stage)
+            for stage in self.stages.values()
+            if (deadline := stage.batches.next_deadline) is not None
         ]
-        if open_stages:
-            oldest = min(open_stages, key=lambda stage: stage.batches.next_deadline or 0.0)
+        if opened:
+            _, oldest = min(opened, key=itemgetter(0))
             oldest.batches.close_oldest("pressure")
             oldest.changed()
 

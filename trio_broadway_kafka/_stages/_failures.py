@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from trio_broadway_kafka._model._batch import Failed
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._policies import FailurePolicy, OnFailure, Skip, Stop
-from trio_broadway_kafka._model._segment import SKIPPED, Segment
+from trio_broadway_kafka._model._segment import SKIPPED
 
 __all__ = ["Failures"]
 
@@ -53,7 +54,7 @@ class Failures:
 
     async def settle_batch(
         self,
-        failed: Sequence[tuple[Message, BaseException, Segment, int]],
+        failed: Sequence[Failed],
         on_failure: OnFailure | None,
     ) -> None:
         """Settle the failed messages of a batch, by its own policy if it has one.
@@ -61,22 +62,21 @@ class Failures:
         Those that are skipped come first: no other failure loses them. Raises as `settle`.
         """
         policy = self._on_failure if on_failure is None else on_failure
-        skipped: list[tuple[Message, Segment, int]] = []
-        stopping: tuple[Message, BaseException] | None = None
-        for message, error, segment, index in failed:
-            match self._policy_of(message, error, policy):
+        skipped: list[Failed] = []
+        stopping: Failed | None = None
+        for one in failed:
+            match self._policy_of(one.message, one.error, policy):
                 case Stop():
-                    stopping = stopping or (message, error)
+                    stopping = stopping or one
                 case Skip():
-                    skipped.append((message, segment, index))
+                    skipped.append(one)
         if skipped:
-            await self._skip([message for message, _, _ in skipped])
-            for _, segment, index in skipped:
-                segment.flags[index] = SKIPPED
+            await self._skip([one.message for one in skipped])
+            for one in skipped:
+                one.segment.flags[one.index] = SKIPPED
         if stopping is not None:
-            message, error = stopping
-            note_where(error, message)
-            raise error
+            note_where(stopping.error, stopping.message)
+            raise stopping.error
 
     def _policy_of(
         self, message: Message, error: BaseException, policy: OnFailure

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from trio_broadway_kafka._model._lanes import KeyedLanes
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._segment import Segment
-from trio_broadway_kafka._stages._processor import LOOK_MASK, Processor, cancellation_of, new
+from trio_broadway_kafka._stages._processor import LOOK_MASK, Processor, new
+from trio_broadway_kafka._stages._tasks import cancellation_of
 
 __all__ = ["KeyedProcessor"]
 
@@ -80,7 +81,7 @@ class KeyedProcessor(Processor):
                 if message is None:
                     message = make(Message)
                     message._raw = raw
-                    message._failure = None
+                    message._failure = message._route = None
                 self.message = message
                 try:
                     result = await handle(message)

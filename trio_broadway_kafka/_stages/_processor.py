@@ -11,7 +11,6 @@ call per message would cost more than all else that they do.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,12 @@ import trio
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._stages._tasks import cancellation_of, is_cancelled
 
 if TYPE_CHECKING:
     from trio_broadway_kafka._stages._processors import Processors
 
-__all__ = ["LOOK_MASK", "Processor", "cancellation_of", "new"]
+__all__ = ["LOOK_MASK", "Processor", "new"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -129,7 +129,7 @@ class Processor:
             for raw, index in segment.items:
                 message = make(Message)
                 message._raw = raw
-                message._failure = None
+                message._failure = message._route = None
                 self.message = message
                 try:
                     result = await handle(message)
@@ -195,7 +195,7 @@ class Processor:
             # It was cut off as its partition went away.
             _log.warning("%r failed after it was revoked: %s", message, type(error).__name__)
             return True
-        if not self.interrupted and trio.current_effective_deadline() == -math.inf:
+        if not self.interrupted and is_cancelled():
             # It failed as the pipeline was cancelled: that is no reason to acknowledge it.
             _log.warning("%r failed as it was cancelled: %s", message, type(error).__name__)
             self._shared.stop()
@@ -220,14 +220,3 @@ class Processor:
             return shared.success
         assert message._failure is not None
         return await self._failed(segment, message, message._failure)
-
-
-def cancellation_of(error: BaseException) -> BaseException:
-    """A cancellation without what tasks of the handler raised as they were cancelled."""
-    if isinstance(error, BaseExceptionGroup):
-        cancelled, others = error.split(trio.Cancelled)
-        if cancelled is not None and isinstance(others, Exception):
-            kinds = ", ".join(type(other).__name__ for other in others.exceptions)
-            _log.warning("a handler failed as it was cancelled: %s", kinds)
-            return cancelled
-    return error

@@ -7,19 +7,18 @@ from collections.abc import Awaitable, Callable, Collection, Hashable
 
 import trio
 
-from trio_broadway_kafka._model._lanes import KeyedLanes, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._stages._keyed_processor import KeyedProcessor
 from trio_broadway_kafka._stages._processor import Processor
+from trio_broadway_kafka._stages._tasks import PACE
 
-__all__ = ["PACE", "Processors"]
+__all__ = ["Processors"]
 
 _log = logging.getLogger("trio_broadway_kafka")
-
-# Seconds of handling after which the other tasks get a turn.
-PACE = 0.002
 
 
 class Processors:

@@ -23,7 +23,7 @@ from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._lanes import Lanes, UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
-from trio_broadway_kafka._stages._service import ShieldWhenStarted
+from trio_broadway_kafka._stages._tasks import ShieldWhenStarted
 
 __all__ = ["Source", "SourceListener"]
 
