@@ -680,37 +680,6 @@ async def test_a_batch_that_fails_as_it_is_cancelled_is_not_acknowledged(
     assert broker.committed("t", 0) is None
 
 
-async def test_a_batch_whose_failures_are_cancelled_lets_no_other_start(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    broker = _broker(20)
-    sizes: list[int] = []
-
-    async def handle_batch(batch: Batch) -> None:
-        sizes.append(len(batch))
-        batch.messages[0].fail("no")
-
-    async def handle_failed(messages: list[Message]) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise LookupError("the connection is gone")
-
-    batcher = Batcher(handle_batch=handle_batch, size=10)
-    stages = Stages(
-        batchers={"default": batcher}, handle_failed=handle_failed, on_failure=Skip()
-    )
-    with trio.move_on_after(3):
-        async with open_pipeline(client=broker.client(), topics=["t"], stages=stages):
-            try:
-                await trio.sleep_forever()
-            finally:  # the pipeline is not closed yet when its handlers have been cancelled
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(1)
-    assert sizes == [10]
-    assert broker.committed("t", 0) is None
-
-
 async def test_once_the_pipeline_fails_no_batch_starts() -> None:
     broker = _broker(11)
     sizes: list[int] = []
