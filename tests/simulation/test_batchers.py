@@ -103,7 +103,7 @@ class World:
         self.trace.append((trio.current_time(), batch.batcher, batch.trigger, offsets))
         if not offsets:
             self.wrong.append("an empty batch")
-        for message, (segment, index) in zip(batch, batch.places(), strict=True):
+        for message, (segment, index) in zip(batch, batch._places(), strict=True):
             state = segment.partition
             name = f"{state!r} {message.offset}"
             if state in self.gone:

@@ -44,24 +44,24 @@ class Batch:
 
     __slots__ = (
         "_are_messages",
+        "_deadline",
+        "_failed",
         "_items",
         "_messages",
         "_runs",
         "batcher",
-        "deadline",
-        "failed",
         "key",
         "trigger",
         "weight",
     )
 
     def __init__(self, batcher: str, key: Hashable, deadline: float) -> None:
-        self.batcher = batcher
-        self.key = key
+        self.batcher: str = batcher
+        self.key: Hashable = key
         self.weight: float = 0
         self.trigger: Trigger = "size"
-        self.deadline = deadline
-        self.failed = False  # before it was handled: its messages are only to be settled
+        self._deadline = deadline
+        self._failed = False  # before it was handled: its messages are only to be settled
         # Messages, or records of which nobody has asked for messages yet.
         self._items: list[Any] = []
         self._are_messages = True
@@ -100,8 +100,10 @@ class Batch:
         # The method of the client's class: a lookup a batch, not one a message.
         return list(map(getattr(type(raws[0]), field), raws)) if raws else []
 
-    def add(self, message: Message, weight: float, segment: Segment, index: int) -> None:
-        """Add one message. For the batcher, as all that follows."""
+    # What follows is for the stages.
+
+    def _add(self, message: Message, weight: float, segment: Segment, index: int) -> None:
+        """Add one message."""
         self._items.append(message)
         self.weight += weight
         runs = self._runs
@@ -110,34 +112,34 @@ class Batch:
         else:
             runs.append((segment, index, index + 1))
 
-    def add_records(self, records: Sequence[Any], segment: Segment, first: int) -> None:
+    def _add_records(self, records: Sequence[Any], segment: Segment, first: int) -> None:
         """Add records that follow one another in a segment."""
         self._are_messages = False
         self._items += records
         self.weight += len(records)
         self._runs.append((segment, first, first + len(records)))
 
-    def partitions(self) -> set[PartitionOffsets]:
+    def _partitions(self) -> set[PartitionOffsets]:
         """The assignments that its messages belong to."""
         return {segment.partition for segment, _, _ in self._runs}
 
-    def places(self) -> Iterator[tuple[Segment, int]]:
+    def _places(self) -> Iterator[tuple[Segment, int]]:
         """Segment and index of each message."""
         for segment, first, behind in self._runs:
             for index in range(first, behind):
                 yield segment, index
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """All its messages have succeeded."""
         for segment, first, behind in self._runs:
             segment.flags[first:behind] = _SUCCESS * (behind - first)
 
-    def has_failures(self) -> bool:
+    def _has_failures(self) -> bool:
         """Whether a message was failed by ``fail``."""
         made = self._items if self._are_messages else self._messages
         return made is not None and any(message._failure is not None for message in made)
 
-    def without(self, partitions: Collection[PartitionOffsets]) -> int:
+    def _without(self, partitions: Collection[PartitionOffsets]) -> int:
         """Drop the messages of these assignments, and what is finished.
 
         Returns how many there were.
@@ -147,7 +149,7 @@ class Batch:
         count = len(self)
         kept = [
             (item, segment, index)
-            for item, (segment, index) in zip(self._items, self.places(), strict=True)
+            for item, (segment, index) in zip(self._items, self._places(), strict=True)
             if segment.partition not in partitions and not segment.flags[index]
         ]
         # Not weighed again: a share of what it weighed will do for what is left.
@@ -155,5 +157,5 @@ class Batch:
         self.weight = 0
         self._items, self._runs, self._messages = [], [], None
         for item, segment, index in kept:
-            self.add(item, weight, segment, index)
+            self._add(item, weight, segment, index)
         return count - len(kept)

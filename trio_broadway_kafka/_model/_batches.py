@@ -83,7 +83,7 @@ class Batches:
     def next_deadline(self) -> float | None:
         """When the oldest open batch leaves at the latest, None if there is none."""
         for batch in self._open.values():
-            return batch.deadline
+            return batch._deadline
         return None
 
     def _waiting(self) -> Iterator[Batch]:
@@ -111,7 +111,7 @@ class Batches:
             batch = None
         if batch is None:
             batch = self._begin(key)
-        batch.add(message, weight, segment, index)
+        batch._add(message, weight, segment, index)
         if batch.weight >= self._size:
             self._close(batch, "size")
         elif mode == "flush":
@@ -130,7 +130,7 @@ class Batches:
             if batch is None:
                 batch = self._begin(None)
             part = records[start : start + size - len(batch)]
-            batch.add_records(part, segment, first + start)
+            batch._add_records(part, segment, first + start)
             start += len(part)
             if len(batch) >= size:
                 self._close(batch, "size")
@@ -138,8 +138,8 @@ class Batches:
     def add_failed(self, message: Message, segment: Segment, index: int) -> None:
         """Add a message that failed before it was in a batch: it is settled in one alone."""
         batch = self._begin(object())
-        batch.add(message, 0, segment, index)
-        batch.failed = True
+        batch._add(message, 0, segment, index)
+        batch._failed = True
         self._close(batch, "flush")
 
     # Closing
@@ -172,7 +172,7 @@ class Batches:
     ) -> None:
         """Close the open batches that hold messages of these assignments (None: all)."""
         for batch in [*self._open.values()]:
-            if partitions is None or not batch.partitions().isdisjoint(partitions):
+            if partitions is None or not batch._partitions().isdisjoint(partitions):
                 self._close(batch, trigger)
 
     # Running
@@ -194,7 +194,7 @@ class Batches:
     def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> None:
         """A batch was cut off as these assignments ended: the rest of it comes first again."""
         self.running.discard(batch)
-        batch.without(partitions)
+        batch._without(partitions)
         if len(batch):
             self.ready.appendleft(batch)  # it still has its key
         else:
@@ -214,7 +214,7 @@ class Batches:
         """Drop what waits of these assignments. Returns how many messages."""
         dropped = 0
         for batch in [*self._open.values()]:
-            dropped += batch.without(partitions)
+            dropped += batch._without(partitions)
             if not len(batch):
                 del self._open[batch.key]
         for later in self._later.values():
@@ -222,7 +222,7 @@ class Batches:
         ready = [*self.ready]
         self.ready.clear()
         for batch in ready:
-            dropped += batch.without(partitions)
+            dropped += batch._without(partitions)
             if len(batch):
                 self.ready.append(batch)
             else:
@@ -232,11 +232,11 @@ class Batches:
     def holds(self, partitions: Collection[PartitionOffsets]) -> bool:
         """Whether a message of these assignments is here and not settled."""
         batches: Iterable[Batch] = (*self._waiting(), *self.running)
-        return any(not batch.partitions().isdisjoint(partitions) for batch in batches)
+        return any(not batch._partitions().isdisjoint(partitions) for batch in batches)
 
 
 def _without(batches: deque[Batch], partitions: Collection[PartitionOffsets]) -> int:
-    dropped = sum(batch.without(partitions) for batch in batches)
+    dropped = sum(batch._without(partitions) for batch in batches)
     kept = [batch for batch in batches if len(batch)]
     batches.clear()
     batches.extend(kept)

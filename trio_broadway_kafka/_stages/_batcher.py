@@ -153,7 +153,7 @@ class Worker:
     async def _handle(self, batch: Batch) -> None:
         """Handle a batch and settle its messages; `cutting` is empty if all of them are."""
         try:
-            if not batch.failed:
+            if not batch._failed:
                 await self._call(batch)
             elif not self._is_void(batch, batch.messages[0].failure):
                 await self._settle(batch, None)
@@ -176,16 +176,16 @@ class Worker:
             )
             mistake.add_note(f"for {batch!r}")
             raise mistake
-        if batch.has_failures():
+        if batch._has_failures():
             await self._settle(batch, None)
         else:
-            batch.finish()
+            batch._finish()
             self.cutting.clear()  # it has ended after all
 
     async def _settle(self, batch: Batch, error: Exception | None) -> None:
         """Settle each message: what has not failed first, so that no failure loses it."""
         failed = []
-        for message, (segment, index) in zip(batch.messages, batch.places(), strict=True):
+        for message, (segment, index) in zip(batch.messages, batch._places(), strict=True):
             reason = message._failure or error
             if reason is None:
                 segment.flags[index] = SUCCEEDED

@@ -154,8 +154,8 @@ class Batchers:
         left = self.drop(partitions)
         for worker in self._workers():
             batch = worker.batch
-            if batch is not None and not batch.partitions().isdisjoint(partitions):
-                left += sum(segment.partition in partitions for segment, _ in batch.places())
+            if batch is not None and not batch._partitions().isdisjoint(partitions):
+                left += sum(segment.partition in partitions for segment, _ in batch._places())
                 worker.interrupt(partitions)
         return left
 
