@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from trio_broadway_kafka._model._lanes import Lanes
+from trio_broadway_kafka._model._lanes import Intake
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka.testing._fake_message import FakeMessage
@@ -72,7 +72,7 @@ def receive(
 def arrive(
     state: PartitionOffsets,
     offsets: Iterable[int],
-    lanes: Lanes | None = None,
+    lanes: Intake | None = None,
     *,
     key: Callable[[int], bytes | None] = lambda offset: None,
     size: int = 0,

@@ -1,6 +1,7 @@
 """The stages of a pipeline over a set of partitions, and how their work ends.
 
-The form with one pipeline over all partitions is one instance, for all of them.
+The form with one pipeline over all partitions is one instance, for all of them; in the
+form with one pipeline per partition each has its own (see ``_partition_pipelines.py``).
 """
 
 from __future__ import annotations
@@ -14,42 +15,45 @@ import trio
 
 from trio_broadway_kafka._model._demand import CHUNK
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import Intake, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._model._statistics import BatcherStatistics
 from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
 from trio_broadway_kafka._stages._processors import Processors
 
-__all__ = ["Assignment", "chunk_of", "make_lanes"]
+__all__ = ["UNWIND", "Assignment", "chunk_of", "make_lanes"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
 # Seconds that handlers have to unwind after they were cancelled at a revoke's deadline.
 # A handler that needs longer no longer blocks the revoke: its outcome is dropped.
-_UNWIND = 0.1
+UNWIND = 0.1
 
 # Seconds between two log lines about a handler that resists its cancellation.
 _RESISTING_LOG = 10.0
 
 
-def make_lanes(stages: Stages, *, share: int) -> KeyedLanes | PartitionLanes | UnorderedLanes:
-    """The lanes for an ordering; `share` as in `KeyedLanes`."""
+def make_lanes(
+    stages: Stages, *, share: int, alone: bool = False
+) -> KeyedLanes | PartitionLanes | UnorderedLanes:
+    """The lanes for an ordering; `share` and `alone` as in `KeyedLanes`."""
     if stages.handle_message is None:
-        return UnorderedLanes(whole=True)
+        return UnorderedLanes(whole=True, alone=alone)
     match stages.ordering:
         case "unordered":
-            return UnorderedLanes()
+            return UnorderedLanes(alone=alone)
         case "partition":
             return PartitionLanes()
         case "key":
-            return KeyedLanes(share=share)
+            return KeyedLanes(share=share, alone=alone)
         case _:
-            return KeyedLanes(share=share, per_partition=False)
+            return KeyedLanes(share=share, per_partition=False, alone=alone)
 
 
 def chunk_of(stages: Stages) -> int:
@@ -74,6 +78,7 @@ class Assignment:
         lanes: where they come from.
         want: called when few messages are left.
         finished: called after each message, None if nobody needs it.
+        failed: called when a task has ended that was not told to, and so the pipeline.
         clock: paces the processors' checkpoints, in seconds.
     """
 
@@ -82,11 +87,15 @@ class Assignment:
         stages: Stages,
         lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
         *,
-        want: Callable[[], None],
+        want: Callable[[], object],
         finished: Callable[[], None] | None,
+        failed: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.lanes = lanes
+        self._failed = failed
+        self._scopes: list[trio.CancelScope] = []
+        self._ending = False
         self.failures = Failures(stages.on_failure, stages.handle_failed)
         self._finished = finished
         self.batchers = Batchers(
@@ -97,7 +106,7 @@ class Assignment:
                     ordered=stages.ordering != "unordered",
                     settle=partial(self.failures.settle_batch, on_failure=batcher.on_failure),
                     ended=self._batch_ended,
-                    stop=self.stop,
+                    stop=self._task_ended,
                     clock=clock,
                 )
                 for name, batcher in stages.batchers.items()
@@ -111,7 +120,7 @@ class Assignment:
             count=0 if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
             settle=self._settle,
-            stop=self.stop,
+            stop=self._task_ended,
             want=want,
             clock=clock,
         )
@@ -123,16 +132,37 @@ class Assignment:
                 backlogged=self.batchers.backlogged,
                 is_idle=self.batchers.is_idle,
                 want=want,
-                stop=self.stop,
+                stop=self._task_ended,
             )
         self._partitions: set[PartitionOffsets] = set()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks in `nursery`."""
-        self.processors.start(nursery)
-        self.batchers.start(nursery)
+        tasks = [*self.processors.to_run(), *self.batchers.to_run()]
         if self._forwarder is not None:
-            nursery.start_soon(self._forwarder.run)
+            tasks.append(self._forwarder.run)
+        for task in tasks:
+            nursery.start_soon(self._run, task)
+
+    async def _run(self, task: Callable[[], Awaitable[None]]) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.append(scope)
+            if self._ending:
+                scope.cancel()
+            await task()
+
+    def end(self) -> None:
+        """End all tasks; the pipeline goes on."""
+        self._ending = True
+        self.stop()
+        for scope in self._scopes:
+            scope.cancel()
+
+    def _task_ended(self) -> None:
+        """Nothing more may start, in the whole pipeline if this was no end of its own."""
+        self.stop()
+        if self._failed is not None and not self._ending:
+            self._failed()
 
     async def _settle(self, message: Message, error: BaseException) -> int:
         try:
@@ -166,6 +196,16 @@ class Assignment:
         return task is not None
 
     @property
+    def intake(self) -> Intake:
+        """Where what arrives is put."""
+        return self.lanes
+
+    @property
+    def failed(self) -> int:
+        """How many times a handler failed."""
+        return self.failures.failed
+
+    @property
     def busy(self) -> int:
         """How many handlers are running."""
         return self.processors.busy + self.batchers.busy
@@ -175,16 +215,23 @@ class Assignment:
         """How many messages have started and are not finished."""
         return self.processors.busy + self.batchers.held
 
+    def batcher_statistics(self) -> tuple[BatcherStatistics, ...]:
+        """What each batcher holds and has delivered."""
+        return self.batchers.statistics()
+
     def relieve(self) -> None:
         """No more fits in: if nothing here will make room by itself, a batch must leave."""
-        # In the order of what they cost: who has no batchers pays for a look.
-        if (
-            self.batchers.stages
-            and self.batchers.is_idle()
+        # Who has no batchers pays for a look.
+        if self.batchers.stages and self.is_idle():
+            self.batchers.relieve()
+
+    def is_idle(self) -> bool:
+        """Whether nothing is being handled, or about to."""
+        return (
+            self.batchers.is_idle()
             and not self.processors.has_work()
             and not self.processors.busy
-        ):
-            self.batchers.relieve()
+        )
 
     def set_share(self, share: int) -> None:
         """How many blocked messages of one partition may be here from now on."""
@@ -244,7 +291,7 @@ class Assignment:
         running = self.processors.handling(partitions)
         left = sum(processor.message is not None for processor in running)
         left += self._cut_off(partitions)
-        with trio.move_on_after(_UNWIND):
+        with trio.move_on_after(UNWIND):
             await self.processors.wait_done(partitions)
             await self.batchers.wait_done(partitions)
         return left
@@ -255,6 +302,12 @@ class Assignment:
         for processor in self.processors.handling(partitions):
             processor.interrupt()
         return self.batchers.cut_off(partitions)
+
+    async def leave(self) -> None:
+        """Leave what was entered for the stages: nothing, in this form."""
+
+    def give_up(self) -> None:
+        """Cancel that."""
 
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions and cancel their handlers, without waiting."""

@@ -9,7 +9,13 @@ from typing import Literal
 
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
-from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
+from trio_broadway_kafka._model._options import (
+    PipelineOptions,
+    Stages,
+    StagesFactory,
+    check_stages,
+    check_topics,
+)
 from trio_broadway_kafka._pipeline import Pipeline
 
 __all__ = ["Opening", "open_pipeline"]
@@ -19,7 +25,7 @@ def open_pipeline(
     *,
     kafka: Mapping[str, object] | None = None,
     topics: Iterable[str],
-    stages: Stages,
+    stages: Stages | StagesFactory,
     name: str | None = None,
     start_from: Literal["committed"] = "committed",
     create_topics: bool = False,
@@ -44,7 +50,10 @@ def open_pipeline(
             ``bootstrap.servers`` and ``group.id`` are needed. ``auto.offset.reset`` is
             ``earliest`` unless given. Leave it out only with `client`.
         topics: names, or patterns that start with ``^``.
-        stages: what to do with the messages.
+        stages: what to do with the messages: `Stages` for all partitions. Or a function of
+            topic and partition, for a pipeline of its own for every assigned partition: it
+            returns a `Stages`, or an async context manager of one, which is entered before
+            the partition is fetched, and left, drained, before what is finished is committed.
         name: the pipeline's, for logs; the group's name unless given.
         start_from: where a partition starts: ``"committed"`` (the group's committed
             offset, else as ``auto.offset.reset`` says).
@@ -68,11 +77,11 @@ def open_pipeline(
         ExceptionGroup: everything else, from opening to leaving: a `KafkaFailure`, a
             handler's exception, the block's own. Catch them with ``except*``.
     """
-    if not isinstance(stages, Stages):
-        raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
+    check_stages(stages)
     if start_from != "committed":
         raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
-    stages.check_bound(max_in_flight)
+    if isinstance(stages, Stages):
+        stages.check_bound(max_in_flight)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
         max_in_flight_bytes=max_in_flight_bytes,

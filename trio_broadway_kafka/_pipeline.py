@@ -22,24 +22,26 @@ from typing import Literal
 import trio
 from trio_util import AsyncValue
 
-from trio_broadway_kafka._assignment import Assignment, chunk_of, make_lanes
+from trio_broadway_kafka._assignment import chunk_of
 from trio_broadway_kafka._caught_up import wait_caught_up
+from trio_broadway_kafka._connect import connect
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     KafkaClient,
     Session,
     TopicPartition,
 )
-from trio_broadway_kafka._model._demand import Demand
+from trio_broadway_kafka._model._demand import CHUNK, Demand
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._offsets import PartitionOffsets
-from trio_broadway_kafka._model._options import PipelineOptions, Stages
+from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import (
     Counts,
     PipelineStatistics,
     pipeline_statistics,
 )
+from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
 from trio_broadway_kafka._stages._source import Source
 
@@ -64,19 +66,28 @@ class Pipeline:
         name: str,
         client: KafkaClient,
         session: Session,
-        stages: Stages,
+        stages: Stages | StagesFactory,
         options: PipelineOptions,
     ) -> None:
         self.name = name
         self._client = client
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
-        self._lanes = make_lanes(stages, share=options.max_in_flight)
         self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
+        at_once = options.commit_interval == 0
+        self._finished = self._acknowledger.finished if at_once else None
+        self._assignment = connect(
+            stages,
+            options,
+            # Late: the source needs to know where to put things first.
+            want=lambda: self._source.want(),
+            entered=lambda state: self._source.ready(state),
+            finished=self._finished,
+        )
         self._demand = Demand(
             max_messages=options.max_in_flight,
             max_bytes=options.max_in_flight_bytes,
-            chunk=chunk_of(stages),
+            chunk=chunk_of(stages) if isinstance(stages, Stages) else CHUNK,
         )
         self._source = Source(
             client,
@@ -84,14 +95,9 @@ class Pipeline:
             self._partitions,
             self,
             self._demand,
-            self._lanes,
+            self._assignment.intake,
             gap_limit=_GAP_FACTOR * options.max_in_flight,
-            warn_keyless=stages.ordering == "key",
-        )
-        at_once = options.commit_interval == 0
-        self._finished = self._acknowledger.finished if at_once else None
-        self._assignment = Assignment(
-            stages, self._lanes, want=self._source.want, finished=self._finished
+            enters=isinstance(self._assignment, PartitionPipelines),
         )
         self._assigned = AsyncValue(False)
         self._state: AsyncValue[Literal["opening", "open", "draining", "drained", "closed"]]
@@ -138,6 +144,7 @@ class Pipeline:
             self._nursery.cancel_scope.cancel()
             await self._assignment.wait_ended()
             with trio.move_on_after(self._options.close_timeout) as closing:
+                await self._assignment.leave()
                 await self._commit_the_last()
                 self._client.stop()
                 await self._source.closed.wait()
@@ -151,6 +158,7 @@ class Pipeline:
         finally:  # a second Ctrl-C may have come
             for scope in (self._source.scope, self._acknowledger.scope, *self._revokes):
                 scope.cancel()
+            self._assignment.give_up()
             self._state.value = "closed"
 
     async def _commit_the_last(self) -> None:
@@ -330,10 +338,10 @@ class Pipeline:
         return pipeline_statistics(
             [self._partitions[address] for address in sorted(self._partitions)],
             self._ended_counts,
-            failed=self._assignment.failures.failed,
+            failed=self._assignment.failed,
             busy=self._assignment.busy,
             started=self._assignment.started,
-            batchers=self._assignment.batchers.statistics(),
-            pauses=self._source.pauses,
+            batchers=self._assignment.batcher_statistics(),
+            pauses=self._source.pauses.of,
             now=trio.current_time(),
         )

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, Unpack
 import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
-from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._model._options import Stages, StagesFactory
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("trio_broadway_kafka")
 
 class _Needed(TypedDict):
     topics: Iterable[str]
-    stages: Stages
+    stages: Stages | StagesFactory
 
 
 class PipelineArguments(_Needed, total=False):

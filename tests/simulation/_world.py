@@ -332,7 +332,7 @@ class World:
     async def main(self) -> None:
         plan = self.plan
         async with trio.open_nursery() as nursery:
-            self.assignment.processors.start(nursery)
+            self.assignment.start(nursery)
             nursery.start_soon(self.feed)
             nursery.start_soon(self.watch_for_idlers)
             if plan.cancelled_at is not None:

@@ -85,7 +85,7 @@ async def running(
 ) -> AsyncIterator[Bench]:
     bench = Bench(handle, states or [assignment()], **options)
     async with trio.open_nursery() as nursery:
-        bench.processors.start(nursery)
+        bench.assignment.start(nursery)
         await wait_all_tasks_blocked()
         yield bench
         nursery.cancel_scope.cancel()
@@ -656,7 +656,7 @@ class TestDraining:
 
         bench = Bench(resist, [assignment()], concurrency=2)
         async with trio.open_nursery() as nursery:
-            bench.processors.start(nursery)
+            bench.assignment.start(nursery)
             await wait_all_tasks_blocked()
             bench.arrive([7])
             await wait_all_tasks_blocked()

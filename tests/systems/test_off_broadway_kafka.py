@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from tests.broker._facts import PATIENCE, Facts, owned, show, until
+from tests.broker._facts import PATIENCE, Facts, owned, show, until, wait_partitions
 from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
 
 
@@ -33,6 +35,42 @@ async def test_classic_a_topic_that_the_pipeline_makes_both_records_handled_a_cl
             await pipeline.wait_caught_up()
     assert handled == [(0, 0, b"0-0"), (0, 1, b"0-1")]
     assert await facts.committed() == {0: 2}
+
+
+@pytest.mark.kafka_topic(partitions=2)
+async def test_per_partition_both_records_handled_each_by_its_own_pipeline(
+    facts: Facts,
+) -> None:
+    handled: list[tuple[int, int, int]] = []
+    left: list[int] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, own: int) -> AsyncIterator[Stages]:
+        async def handle(message: Message) -> None:
+            assert message.topic == topic
+            handled.append((own, message.partition, message.offset))
+
+        yield Stages(handle_message=handle)
+        left.append(own)
+
+    for partition in (0, 1):
+        await facts.produce(partition, 1)
+    with trio.fail_after(PATIENCE):
+        async with open_pipeline(
+            kafka=facts.kafka, topics=[facts.topic], stages=stages
+        ) as first:
+            await facts.wait_committed({0: 1, 1: 1})
+            assert sorted(handled) == [(0, 0, 0), (1, 1, 0)]
+            # The pipelines come and go with the assignment.
+            async with open_pipeline(
+                kafka=facts.kafka, topics=[facts.topic], stages=stages
+            ) as second:
+                await wait_partitions(1, first, second)
+                assert left == [*owned(second)]
+                for partition in (0, 1):
+                    await facts.produce(partition, 1)
+                await facts.wait_committed({0: 2, 1: 2})
+    assert sorted(handled) == [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)]
 
 
 @pytest.mark.kafka_topic(partitions=3)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Collection
 
-from trio_broadway_kafka._model._lanes import Lanes
+from trio_broadway_kafka._model._lanes import Intake
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 
 __all__ = ["CHUNK", "Demand"]
@@ -63,7 +63,9 @@ class Demand:
         self._message_bytes = max(size / count, 0.9 * self._message_bytes, 1.0)
         self._answered_at = now
 
-    def count(self, partitions: Collection[PartitionOffsets], lanes: Lanes, now: float) -> int:
+    def count(
+        self, partitions: Collection[PartitionOffsets], intake: Intake, now: float
+    ) -> int:
         """How many messages to fetch now; 0 if there is no room, or none worth it yet."""
         if 2 * self._bound >= self.max_messages or 2 * self._bytes_bound >= self.max_bytes:
             self._bound = sum(p.unfinished for p in partitions)
@@ -75,7 +77,7 @@ class Demand:
             self._filling = 2 * free >= self.max_messages and 2 * free_bytes >= self.max_bytes
             # With nothing left to take there is no point in waiting for more room: what
             # fills it may be stuck.
-            if not self._filling and lanes.has_more_than(0):
+            if not self._filling and not intake.is_empty():
                 return 0
         count = min(
             self._chunk,

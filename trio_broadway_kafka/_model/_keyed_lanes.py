@@ -42,8 +42,8 @@ class KeyedLanes(UnorderedLanes):
             is held.
     """
 
-    def __init__(self, *, share: int, per_partition: bool = True) -> None:
-        super().__init__()
+    def __init__(self, *, share: int, per_partition: bool = True, alone: bool = False) -> None:
+        super().__init__(alone=alone)
         self.share = share
         self.hot: _Holder | None = None
         self.waiting: deque[tuple[dict[Hashable, Any], Hashable]] = deque()
@@ -51,6 +51,9 @@ class KeyedLanes(UnorderedLanes):
         # epochs, so that a handler which resists its cancellation keeps its lane shut.
         self._per_partition = per_partition
         self._busy: dict[Address | None, dict[Hashable, Any]] = {}
+
+    def by_key(self, partition: PartitionOffsets) -> bool:
+        return self._per_partition
 
     def add(self, segment: Segment) -> None:
         segment.busy = self._busy_of(segment.partition)

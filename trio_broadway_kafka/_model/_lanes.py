@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
-__all__ = ["FULL", "Address", "Lanes", "PartitionLanes", "UnorderedLanes"]
+__all__ = ["FULL", "Address", "Intake", "Lanes", "PartitionLanes", "UnorderedLanes"]
 
 Address = tuple[str, int]
 
@@ -32,13 +32,38 @@ _ASKED = 1
 FULL = 2
 
 
-class Lanes(Protocol):
-    """What the orderings have in common."""
-
-    whole: bool  # segments are taken whole, by `Segment.take_all`
+class Intake(Protocol):
+    """Where the source puts what arrives."""
 
     def add(self, segment: Segment) -> None:
         """Take in a segment that arrived."""
+
+    def takes_whole(self, partition: PartitionOffsets) -> bool:
+        """Whether segments of `partition` are taken whole, by `Segment.take_all`."""
+
+    def by_key(self, partition: PartitionOffsets) -> bool:
+        """Whether messages of `partition` without a key wait for one another."""
+
+    def is_empty(self) -> bool:
+        """Whether no message can be taken now."""
+
+    def blocked(self, partition: PartitionOffsets) -> int:
+        """How many messages of `partition` wait, so that no processor which is idle can
+        take them."""
+
+    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
+        """Forget the last blocked messages of `partition`, down to `keep` of them if
+        possible; they are to be fetched again."""
+
+    def hold(self, partition: PartitionOffsets) -> None:
+        """Set the partition's segments aside: nobody takes from them until `let_go`."""
+
+    def let_go(self, partition: PartitionOffsets) -> None:
+        """Take the partition's segments back in."""
+
+
+class Lanes(Intake, Protocol):
+    """What the orderings have in common."""
 
     def acquire(self) -> Segment | None:
         """A segment to take messages from, None if nothing can be taken now."""
@@ -54,14 +79,6 @@ class Lanes(Protocol):
 
     def has_more_than(self, count: int) -> bool:
         """Whether more than `count` messages can be taken now."""
-
-    def blocked(self, partition: PartitionOffsets) -> int:
-        """How many messages of `partition` wait for a lane, so that no processor can take
-        them however many are idle."""
-
-    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
-        """Forget the last blocked messages of `partition`, down to `keep` of them if
-        possible; they are to be fetched again."""
 
     def drop(self, partition: PartitionOffsets) -> None:
         """Drop what has not started of `partition`; it will not be handled in this epoch.
@@ -98,13 +115,25 @@ def _truncate(segments: deque[Segment], partition: PartitionOffsets, excess: int
 class UnorderedLanes:
     """Every message is a lane: all processors take from the first segment.
 
+    Args:
+        whole: segments are taken whole.
+        alone: they are of one assignment only, and so are the processors: what they have
+            not taken yet waits for them, however many of others are idle.
+
     Attributes:
         ready: the segments that messages can be taken from; those of one partition in order.
     """
 
-    def __init__(self, *, whole: bool = False) -> None:
-        self.whole = whole
+    def __init__(self, *, whole: bool = False, alone: bool = False) -> None:
         self.ready: deque[Segment] = deque()
+        self._whole = whole
+        self._alone = alone
+
+    def takes_whole(self, partition: PartitionOffsets) -> bool:
+        return self._whole
+
+    def by_key(self, partition: PartitionOffsets) -> bool:
+        return False
 
     def add(self, segment: Segment) -> None:
         partition = segment.partition
@@ -127,6 +156,9 @@ class UnorderedLanes:
         if segment not in queue:
             queue.appendleft(segment)
 
+    def is_empty(self) -> bool:
+        return not self.has_more_than(0)
+
     def has_more_than(self, count: int) -> bool:
         for segment in self.ready:
             count -= segment.untaken
@@ -135,10 +167,17 @@ class UnorderedLanes:
         return False
 
     def blocked(self, partition: PartitionOffsets) -> int:
-        return partition.parked + sum(s.untaken for s in partition.aside)
+        waiting = partition.parked + sum(s.untaken for s in partition.aside)
+        if self._alone:
+            waiting += sum(s.untaken for s in self.ready)
+        return waiting
 
     def truncate(self, partition: PartitionOffsets, keep: int) -> None:
-        _truncate(partition.aside, partition, self.blocked(partition) - keep)
+        excess = self.blocked(partition) - keep
+        if partition.held:
+            _truncate(partition.aside, partition, excess)
+        elif self._alone:
+            _truncate(self.ready, partition, excess)
 
     def drop(self, partition: PartitionOffsets) -> None:
         partition.draining = True
@@ -146,7 +185,6 @@ class UnorderedLanes:
         partition.aside = _without(partition.aside, partition)
 
     def hold(self, partition: PartitionOffsets) -> None:
-        """Set the partition's segments aside: nobody takes from them until `let_go`."""
         self._hold(partition, _ASKED)
 
     def _hold(self, partition: PartitionOffsets, reason: int) -> None:
@@ -164,7 +202,6 @@ class UnorderedLanes:
         self.ready = kept
 
     def let_go(self, partition: PartitionOffsets) -> None:
-        """Take the partition's segments back in."""
         self._let_go(partition, _ASKED | FULL)
 
     def _let_go(self, partition: PartitionOffsets, reasons: int) -> None:
@@ -177,8 +214,6 @@ class UnorderedLanes:
 class PartitionLanes:
     """A partition is a lane: whoever acquired its segment owns it until the release."""
 
-    whole = False
-
     def __init__(self) -> None:
         # A partition's first segment is in `_ready` exactly when nobody owns the
         # partition. Ownership outlives epochs: a handler that resists its cancellation
@@ -186,6 +221,18 @@ class PartitionLanes:
         self._queues: dict[Address, deque[Segment]] = {}
         self._owned: dict[Address, Segment] = {}
         self._ready: deque[Segment] = deque()
+
+    def takes_whole(self, partition: PartitionOffsets) -> bool:
+        return False
+
+    def by_key(self, partition: PartitionOffsets) -> bool:
+        return False
+
+    def hold(self, partition: PartitionOffsets) -> None:
+        pass  # in order, nothing is finished behind an unfinished message
+
+    def let_go(self, partition: PartitionOffsets) -> None:
+        pass
 
     def add(self, segment: Segment) -> None:
         address = (segment.partition.topic, segment.partition.partition)
@@ -218,6 +265,9 @@ class PartitionLanes:
 
     def put_back(self, segment: Segment, raw: Any, index: int) -> None:
         segment.put_back([(raw, index)])
+
+    def is_empty(self) -> bool:
+        return not self.has_more_than(0)
 
     def has_more_than(self, count: int) -> bool:
         for segment in self._ready:

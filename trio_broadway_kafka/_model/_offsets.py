@@ -26,6 +26,8 @@ class PartitionOffsets:
         draining: nothing of it may start any more: it is being revoked, or all ends.
         cut_off: its handlers were cancelled at a deadline: what resists and ends later does
             not count, and goes nowhere.
+        sealed: nothing of it may be committed: what holds its output is being left, and could
+            still lose it.
         live: False once the epoch has ended: nothing of it is committed any more.
         received: messages that arrived (less those forgotten).
         position: the offset after the last message that arrived, None before the first.
@@ -56,6 +58,7 @@ class PartitionOffsets:
         "partition",
         "position",
         "received",
+        "sealed",
         "topic",
     )
 
@@ -68,6 +71,7 @@ class PartitionOffsets:
         self.live = True
         self.draining = False
         self.cut_off = False
+        self.sealed = False
         self.received = 0
         self.position: int | None = None
         self.committed = committed
@@ -143,7 +147,11 @@ class PartitionOffsets:
     def to_commit(self) -> int | None:
         """The offset to commit if it would move the committed one forward, else None."""
         prefix = self.prefix()
-        if prefix is None or (self.committed is not None and prefix <= self.committed):
+        if (
+            self.sealed
+            or prefix is None
+            or (self.committed is not None and prefix <= self.committed)
+        ):
             return None
         return prefix
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +16,15 @@ from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._policies import OnFailure, Skip, Stop
 
-__all__ = ["Batcher", "Ordering", "PipelineOptions", "Stages", "check_topics"]
+__all__ = [
+    "Batcher",
+    "Ordering",
+    "PipelineOptions",
+    "Stages",
+    "StagesFactory",
+    "check_stages",
+    "check_topics",
+]
 
 Ordering = Literal["key", "partition", "unordered"] | Callable[[Message], Hashable]
 HandleMessage = Callable[[Message], Awaitable[None]]
@@ -171,6 +180,30 @@ class Stages:
                 "without a handle_message all messages go to the batcher 'default', and there "
                 f"is none among {', '.join(map(repr, batchers))}"
             )
+
+
+StagesFactory = Callable[[str, int], Stages | AbstractAsyncContextManager[Stages]]
+
+
+def check_stages(stages: object) -> None:
+    """Check what was given as the stages.
+
+    Raises:
+        ConfigError: they are neither stages nor a function that may return some.
+    """
+    if isinstance(stages, Stages):
+        return
+    if inspect.isasyncgenfunction(stages) or _is_async(stages):
+        raise ConfigError(
+            "stages must be a Stages(...) or a plain function of topic and partition, not an "
+            "async one: for stages that are entered and left, decorate it with "
+            "contextlib.asynccontextmanager and yield them"
+        )
+    if isinstance(stages, type) or not callable(stages):
+        raise ConfigError(
+            "stages must be a Stages(...), or a function of topic and partition that "
+            f"returns one, not {stages!r}"
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ __all__ = [
     "PartitionStatistics",
     "PipelineStatistics",
     "pipeline_statistics",
+    "sum_of_batchers",
 ]
 
 
@@ -33,8 +34,8 @@ class PartitionStatistics:
         in_flight: messages here and not finished.
         oldest_unacked_s: seconds since the first unfinished message arrived (with those
             it arrived together with), None if all are finished.
-        paused: why it is paused: "user" or "share" (its blocked messages hold their
-            share); empty while it is not.
+        paused: why it is paused: "user", "share" (its blocked messages hold their share) or
+            "entering" (its own stages are not there yet); empty while it is not.
     """
 
     topic: str
@@ -81,7 +82,8 @@ class PipelineStatistics:
         busy: handlers running.
         queued: messages here that have not started.
         partitions: the assigned partitions, by topic and number.
-        batchers: the batchers, in the order in which they were given.
+        batchers: the batchers, in the order in which they were given. With stages of their
+            own for each partition, those of one name are counted together.
     """
 
     received: int
@@ -94,6 +96,24 @@ class PipelineStatistics:
     queued: int
     partitions: tuple[PartitionStatistics, ...]
     batchers: tuple[BatcherStatistics, ...] = ()
+
+
+def sum_of_batchers(batchers: Iterable[BatcherStatistics]) -> tuple[BatcherStatistics, ...]:
+    """One for each name, in the order in which they first come."""
+    found: dict[str, BatcherStatistics] = {}
+    for one in batchers:
+        so_far = found.get(one.name)
+        found[one.name] = (
+            one
+            if so_far is None
+            else BatcherStatistics(
+                name=one.name,
+                open_batches=so_far.open_batches + one.open_batches,
+                pending=so_far.pending + one.pending,
+                delivered=so_far.delivered + one.delivered,
+            )
+        )
+    return tuple(found.values())
 
 
 class Counts:

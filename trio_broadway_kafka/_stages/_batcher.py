@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 import trio
 
@@ -68,12 +68,12 @@ class BatcherStage:
         self.idle = trio.lowlevel.ParkingLot()
         self._untimed = trio.lowlevel.ParkingLot()
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start its tasks."""
+    def to_run(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """The tasks that make it work."""
         if not math.isinf(self._timeout):
-            nursery.start_soon(self._keep_time)
+            yield self._keep_time
         for worker in self.workers:
-            nursery.start_soon(worker.run)
+            yield worker.run
 
     def changed(self) -> None:
         """Something was added or closed: wake whom it concerns."""

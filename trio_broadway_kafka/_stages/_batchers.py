@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import itemgetter
 
@@ -33,10 +33,10 @@ class Batchers:
         self.stages = stages
         self._settled: trio.Event | None = None
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start all tasks."""
+    def to_run(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """The tasks that make them work."""
         for stage in self.stages.values():
-            stage.start(nursery)
+            yield from stage.to_run()
 
     # Filling
 
@@ -117,17 +117,21 @@ class Batchers:
 
     # Ending
 
-    def relieve(self) -> None:
-        """Let the oldest open batch of all leave: nothing else can make room."""
+    def oldest(self) -> tuple[float, BatcherStage] | None:
+        """The stage with the oldest open batch, and when that is to leave at the latest."""
         opened = [
             (deadline, stage)
             for stage in self.stages.values()
             if (deadline := stage.batches.next_deadline) is not None
         ]
-        if opened:
-            _, oldest = min(opened, key=itemgetter(0))
-            oldest.batches.close_oldest("pressure")
-            oldest.changed()
+        return min(opened, key=itemgetter(0), default=None)
+
+    def relieve(self) -> None:
+        """Let the oldest open batch of all leave: nothing else can make room."""
+        if (found := self.oldest()) is not None:
+            _, stage = found
+            stage.batches.close_oldest("pressure")
+            stage.changed()
 
     def stop(self) -> None:
         """Start nothing more."""

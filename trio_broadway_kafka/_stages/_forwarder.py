@@ -32,7 +32,7 @@ class Forwarder:
         forward: Callable[[Segment], None],
         backlogged: Callable[[], bool],
         is_idle: Callable[[], bool],
-        want: Callable[[], None],
+        want: Callable[[], object],
         stop: Callable[[], None],
     ) -> None:
         self._lanes = lanes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 
 import trio
 
@@ -54,7 +54,7 @@ class Processors:
         forward: Callable[[Segment, int, Message], bool] | None,
         settle: Callable[[Message, BaseException], Awaitable[int]],
         stop: Callable[[], None],
-        want: Callable[[], None],
+        want: Callable[[], object],
         clock: Callable[[], float],
     ) -> None:
         self.handle = handle
@@ -99,10 +99,9 @@ class Processors:
         """There is something to take: wake one processor, which wakes the next."""
         self._lot.unpark()
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start all of them in `nursery`."""
-        for processor in self.all:
-            nursery.start_soon(processor.run)
+    def to_run(self) -> Iterable[Callable[[], Awaitable[None]]]:
+        """The tasks that make it work."""
+        return (processor.run for processor in self.all)
 
     async def wait_ended(self) -> None:
         """Wait until every processor task has ended."""

@@ -20,8 +20,9 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 from trio_broadway_kafka._model._demand import Demand
-from trio_broadway_kafka._model._lanes import Lanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import Intake
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._pauses import Pauses
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._tasks import ShieldWhenStarted
 
@@ -63,10 +64,10 @@ class Source:
         partitions: filled with the live assignments.
         listener: who is told.
         demand: how much to ask for.
-        lanes: where the messages go.
+        intake: where the messages go.
         gap_limit: how many messages of a partition may be finished behind an unfinished
             one before it is held.
-        warn_keyless: warn of topics whose messages have no keys.
+        enters: whether a partition is paused until `ready` is called for it.
         clock: trio's, in seconds.
     """
 
@@ -77,10 +78,10 @@ class Source:
         partitions: dict[TopicPartition, PartitionOffsets],
         listener: SourceListener,
         demand: Demand,
-        lanes: Lanes,
+        intake: Intake,
         *,
         gap_limit: int,
-        warn_keyless: bool = False,
+        enters: bool = False,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._client = client
@@ -88,17 +89,16 @@ class Source:
         self._partitions = partitions
         self._listener = listener
         self._demand = demand
-        self._lanes = lanes
+        self._intake = intake
         self._gap_limit = gap_limit
         self._clock = clock
         # One fetch may be open, so one wish at most waits here.
         self._wishes, self._wished = trio.open_memory_channel[int](1)
         self._fetch_open = False
         self._closing = False
-        self._user_paused: set[TopicPartition] = set()
-        self._held_back: set[PartitionOffsets] = set()
+        self.pauses = Pauses()
         self._since_gap_check = 0
-        self._warn_keyless = warn_keyless
+        self._enters = enters
         self._seen_topics: set[str] = set()
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
@@ -125,88 +125,91 @@ class Source:
         async for count in self._wished:
             self._client.fetch(count)
 
-    def want(self) -> None:
-        """Few messages are left to take: fetch more if there is room. Never waits."""
-        if self._closing or not self._partitions:
-            return
-        if self._held_back:  # whether or not a fetch is open, which may wait for just these
-            self._let_go()
+    def want(self) -> bool:
+        """Few messages are left to take: fetch more if there is room. Never waits.
+
+        Returns whether a fetch is open now.
+        """
+        # While all are being entered there is nothing to fetch, and an open fetch would keep
+        # the client at its poll when the first one is to be resumed.
+        if self._closing or len(self._partitions) == len(self.pauses.entering):
+            return False
+        self._let_go()  # whether or not a fetch is open, which may wait for just these
         if self._fetch_open:
-            return
+            return True
         partitions = self._partitions.values()
         now = self._clock()
         if self._since_gap_check * 2 >= self._gap_limit:
             self._hold_gaps()
-        count = self._demand.count(partitions, self._lanes, now)
+        count = self._demand.count(partitions, self._intake, now)
         if self._demand.pressed and len(partitions) > 1:
             self._hold_back(truncate=not count)
             if not count:
-                count = self._demand.count(partitions, self._lanes, now)
+                count = self._demand.count(partitions, self._intake, now)
         if count:
             self._fetch_open = True
             self._wishes.send_nowait(count)
         else:
             self._listener.exhausted()
+        return self._fetch_open
 
     def _hold_back(self, *, truncate: bool) -> None:
         """Pause the partitions whose blocked messages hold their share, so that the
         others have room; if there is none left, forget what is beyond the share."""
         share = self._demand.share(len(self._partitions))
         for state in self._partitions.values():
-            blocked = self._lanes.blocked(state)
+            blocked = self._intake.blocked(state)
             if blocked >= share:
                 self._pause_for_share(state)
                 if truncate and blocked > share:
-                    self._lanes.truncate(state, share)
+                    self._intake.truncate(state, share)
 
     def _hold_gaps(self) -> None:
         """Hold the partitions with too much finished behind an unfinished message."""
         self._since_gap_check = 0
-        if isinstance(self._lanes, UnorderedLanes):
-            for state in self._partitions.values():
-                if state.finished_behind_gap >= self._gap_limit:
-                    self._lanes.hold(state)
+        for state in self._partitions.values():
+            if state.finished_behind_gap >= self._gap_limit:
+                self._intake.hold(state)
+                if state.held:
                     self._pause_for_share(state)
 
     def _pause_for_share(self, state: PartitionOffsets) -> None:
-        if state not in self._held_back:
-            self._held_back.add(state)
+        if state not in self.pauses.sharing:
+            self.pauses.sharing.add(state)
             self._client.pause([_address(state)])
 
     def _let_go(self) -> None:
         share = self._demand.share(len(self._partitions))
-        for state in [*self._held_back]:
-            if self._lanes.blocked(state) * 2 > share and not state.held:
+        for state in [*self.pauses.sharing]:
+            if self._intake.blocked(state) * 2 > share and not state.held:
                 continue
             if state.held:
                 if state.finished_behind_gap * 2 > self._gap_limit or state.parked * 2 > share:
                     continue
-                assert isinstance(self._lanes, UnorderedLanes)
-                self._lanes.let_go(state)
+                self._intake.let_go(state)
                 self._listener.received(())
-            self._held_back.discard(state)
+            self.pauses.sharing.discard(state)
             self._resume_unless_paused(state)
 
     def pause(self, address: TopicPartition) -> None:
         """Fetch no more of a partition until `resume`, over rebalances too."""
-        self._user_paused.add(address)
+        self.pauses.by_user(*address)
         self._client.pause([address])
 
     def resume(self, address: TopicPartition) -> None:
         """End a `pause`; nothing to do if there is none."""
         state = self._partitions.get(address)
-        if address in self._user_paused:
-            self._user_paused.remove(address)
-            if state is not None:
-                self._resume_unless_paused(state)
+        if self.pauses.end_by_user(*address) and state is not None:
+            self._resume_unless_paused(state)
 
-    def pauses(self, state: PartitionOffsets) -> tuple[str, ...]:
-        """Why a partition is paused."""
-        by_user = ("user",) if _address(state) in self._user_paused else ()
-        return (*by_user, "share") if state in self._held_back else by_user
+    def ready(self, state: PartitionOffsets) -> None:
+        """The stages of this partition are there: fetch it."""
+        self.pauses.entering.discard(state)
+        self._resume_unless_paused(state)
+        self.want()
 
     def _resume_unless_paused(self, state: PartitionOffsets) -> None:
-        if state.live and not self.pauses(state):
+        if state.live and not self.pauses.of(state):
             self._client.resume({_address(state): state.position})
 
     def close(self) -> None:
@@ -226,7 +229,9 @@ class Source:
                 state.draining = self._closing
                 self._partitions[address] = state
                 states.append(state)
-            if paused := [a for a in map(_address, states) if a in self._user_paused]:
+            if self._enters:
+                self.pauses.entering.update(states)
+            if paused := [_address(state) for state in states if self.pauses.of(state)]:
                 self._client.pause(paused)
             self._listener.assigned(states)
             self.want()
@@ -244,7 +249,7 @@ class Source:
         """These assignments have ended."""
         for state in states:
             state.live = False
-            self._held_back.discard(state)
+            self.pauses.ended(state)
             if self._partitions.get(_address(state)) is state:
                 del self._partitions[_address(state)]
 
@@ -267,7 +272,7 @@ class Source:
                     state is not None
                     and state.epoch == end.epoch
                     and not state.draining
-                    and not self.pauses(state)
+                    and not self.pauses.of(state)
                 ):
                     state.reached_end(end.offset)
             if ends:
@@ -293,11 +298,11 @@ class Source:
                 if not messages:
                     continue
             first, last = messages[0].offset(), messages[-1].offset()
-            if self.pauses(state):
+            if self.pauses.of(state):
                 # Polled before the pause took effect: `resume` starts here again.
                 state.refetch_from(first)
                 continue
-            self._look_at_keys(chunk)
+            self._look_at_keys(chunk, state)
             gaps = last - first + 1 != len(messages)
             segment = Segment(
                 state,
@@ -307,10 +312,10 @@ class Source:
                 offsets=[message.offset() for message in messages] if gaps else None,
                 size=chunk.size,
                 received_at=now,
-                whole=self._lanes.whole,
+                whole=self._intake.takes_whole(state),
             )
             state.receive(segment)
-            self._lanes.add(segment)
+            self._intake.add(segment)
             segments.append(segment)
             count += len(messages)
             size += chunk.size
@@ -321,11 +326,13 @@ class Source:
         if self._demand.filling or not count:
             self.want()
 
-    def _look_at_keys(self, chunk: Chunk) -> None:
+    def _look_at_keys(self, chunk: Chunk, state: PartitionOffsets) -> None:
         """Warn once of a topic without keys under an ordering by key."""
-        if self._warn_keyless and chunk.topic not in self._seen_topics:
+        if chunk.topic not in self._seen_topics:
             self._seen_topics.add(chunk.topic)
-            if all(message.key() is None for message in chunk.messages):
+            if self._intake.by_key(state) and all(
+                message.key() is None for message in chunk.messages
+            ):
                 _log.warning(
                     "the messages of %s have no keys, so with ordering='key' each partition "
                     "is handled in order, one message at a time; say ordering='partition', "

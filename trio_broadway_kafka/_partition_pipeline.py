@@ -1,0 +1,140 @@
+"""The stages of one assigned partition: entered, worked with, and left.
+
+::
+
+    assigned ─▶ entering ─▶ at work ─▶ drained ─▶ leaving ─▶ left: committed, released
+                (paused)    (fetched)             (nothing is committed)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from trio_broadway_kafka._assignment import UNWIND, Assignment
+from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._options import Stages, StagesFactory
+
+__all__ = ["PartitionPipeline"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+
+class PartitionPipeline:
+    """The stages of one assignment of one partition.
+
+    Args:
+        state: the assignment.
+        factory: the user's.
+        previous: set when those of an earlier assignment of the partition have been left.
+        begin: makes the stages work, once they are there.
+
+    Attributes:
+        assignment: the stages at work; None before they are there.
+        left: set when its task ends: whatever was entered has been left.
+    """
+
+    def __init__(
+        self,
+        state: PartitionOffsets,
+        factory: StagesFactory,
+        previous: trio.Event | None,
+        begin: Callable[[PartitionOffsets, Stages], Assignment],
+    ) -> None:
+        self.state = state
+        self.assignment: Assignment | None = None
+        self.left = trio.Event()
+        self.scope = trio.CancelScope(shield=True)
+        self.task: trio.lowlevel.Task | None = None
+        self._factory = factory
+        self._previous = previous
+        self._begin = begin
+        self._to_leave = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"the stages of {self.state.topic}/{self.state.partition}"
+
+    async def run(self) -> None:
+        """Enter the stages, wait until they are to be left, leave them."""
+        self.task = trio.lowlevel.current_task()
+        doing = "entering"
+        try:
+            with self.scope:
+                if self._previous is not None:
+                    await self._previous.wait()
+                made = self._factory(self.state.topic, self.state.partition)
+                if isinstance(made, Stages):
+                    await self._work(made)
+                elif hasattr(type(made), "__aenter__"):
+                    async with made as stages:
+                        doing = "in the context of"
+                        await self._work(stages)
+                        doing = "leaving"
+                else:
+                    raise _wrong(made)
+                if not self.scope.cancel_called:  # else something may not have been done
+                    self.state.sealed = False
+        except BaseException as error:
+            error.add_note(f"{doing} {self!r}")
+            raise
+        finally:
+            self.left.set()
+
+    async def _work(self, stages: Stages) -> None:
+        if not isinstance(stages, Stages):
+            raise _wrong(stages)
+        self.assignment = assignment = self._begin(self.state, stages)
+        try:
+            await self._to_leave.wait()
+        finally:
+            self.state.sealed = True
+            assignment.end()
+            with trio.CancelScope(shield=True):
+                await assignment.wait_ended()
+
+    def cancel(self) -> None:
+        """Enter no further, or leave without more ado."""
+        self.scope.cancel()
+
+    async def drain(self, timeout: float, least: float) -> int:
+        """Drain and leave within `timeout`; the leaving has at least `least` seconds.
+
+        Returns how many messages had started and were left unfinished.
+        """
+        deadline = trio.current_time() + timeout
+        left = 0
+        if self.assignment is None:
+            self.cancel()
+        else:
+            left = await self.assignment.drain([self.state], timeout)
+        await self.leave(max(deadline, trio.current_time() + least))
+        return left
+
+    async def leave(self, deadline: float) -> None:
+        """Leave the stages; at the deadline that is cancelled, and nothing is committed."""
+        if self.left.is_set():
+            return
+        if self.assignment is None:
+            self.cancel()
+        else:
+            self.state.sealed = True
+            self.scope.deadline = deadline
+            self._to_leave.set()
+        with trio.move_on_at(max(deadline, trio.current_time()) + UNWIND) as waiting:
+            await self.left.wait()
+        if waiting.cancelled_caught:
+            _log.warning(
+                "%r have not been left in time: what is not committed of them is handled "
+                "again, and the next ones wait",
+                self,
+            )
+
+
+def _wrong(made: object) -> ConfigError:
+    return ConfigError(
+        "stages, as a function, must return a Stages(...) or an async context manager of "
+        f"one for each partition, not {type(made).__name__}"
+    )

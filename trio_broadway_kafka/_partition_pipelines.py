@@ -1,0 +1,254 @@
+"""The pipelines of all assigned partitions, where each has one of its own.
+
+All tasks are of the pipeline's one nursery. What enters and leaves a partition's context is
+one of them, shielded: how it ends is decided here, not by what cancels the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter, itemgetter
+
+import trio
+
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._model._intakes import PartitionIntakes
+from trio_broadway_kafka._model._lanes import Address
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._options import Stages, StagesFactory
+from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._statistics import BatcherStatistics, sum_of_batchers
+from trio_broadway_kafka._partition_pipeline import PartitionPipeline
+
+__all__ = ["PartitionPipelines"]
+
+# Seconds after which a partition with nothing to do is fetched beside those at work.
+_FEED = 0.02
+
+
+class PartitionPipelines:
+    """The pipelines of all assigned partitions: what `Assignment` is to one for all.
+
+    Args:
+        factory: the user's function of topic and partition.
+        make: makes the stages of one partition work.
+        want: asks for more messages; returns whether a fetch is open.
+        entered: called when a partition's stages are there.
+        leave_timeout: seconds that leaving a context gets at least when all ends.
+
+    Attributes:
+        intake: the lanes of all partitions.
+    """
+
+    def __init__(
+        self,
+        factory: StagesFactory,
+        *,
+        make: Callable[[Stages, Callable[[], None]], Assignment],
+        want: Callable[[], bool],
+        entered: Callable[[PartitionOffsets], None],
+        leave_timeout: float,
+    ) -> None:
+        self._factory = factory
+        self.intake = PartitionIntakes()
+        self._make = make
+        self._want = want
+        self._entered = entered
+        self._leave_timeout = leave_timeout
+        self._of: dict[PartitionOffsets, PartitionPipeline] = {}
+        self._last: dict[Address, trio.Event] = {}
+        self._gone: set[PartitionPipeline] = set()  # removed, and not left yet
+        self._nursery: trio.Nursery | None = None
+        self._to_feed = trio.Event()
+        self._share = 1
+        self._closing = False
+        self._ended_failed = 0
+        self._ended_batchers: tuple[BatcherStatistics, ...] = ()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Let all tasks be those of `nursery`."""
+        self._nursery = nursery
+        nursery.start_soon(self._feed_the_idle)
+
+    async def _feed_the_idle(self) -> None:
+        """Keep a fetch open while the stages of any partition have nothing to take.
+
+        Those that are at work ask for more only when they have little left: others would
+        wait for the slowest.
+        """
+        while True:
+            await self._to_feed.wait()
+            self._to_feed = trio.Event()
+            await trio.sleep(_FEED)
+            if any(a.lanes.is_empty() for a in self._at_work()) and not self._want():
+                self._to_feed.set()
+
+    def _begin(self, state: PartitionOffsets, stages: Stages) -> Assignment:
+        assignment = self._make(stages, self.stop)
+        assignment.set_share(self._share)
+        assignment.add([state])
+        self.intake.of[state] = assignment.intake
+        assert self._nursery is not None
+        assignment.start(self._nursery)
+        self._entered(state)
+        return assignment
+
+    # The partitions.
+
+    def add(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Enter the stages of these."""
+        assert self._nursery is not None
+        for state in partitions:
+            address = (state.topic, state.partition)
+            previous = self._last.get(address)
+            one = PartitionPipeline(state, self._factory, previous, self._begin)
+            self._of[state] = one
+            if self._closing:
+                one.left.set()
+            else:
+                self._last[address] = one.left
+                self._nursery.start_soon(one.run, name=repr(one))
+
+    def remove(self, partitions: Collection[PartitionOffsets]) -> None:
+        """The assignments of these have ended."""
+        for state in partitions:
+            one = self._of.pop(state)
+            self.intake.of.pop(state, None)
+            if one.assignment is not None:
+                self._ended_failed += one.assignment.failed
+                self._ended_batchers = sum_of_batchers(
+                    (*self._ended_batchers, *one.assignment.batcher_statistics())
+                )
+            self._gone = {gone for gone in self._gone if not gone.left.is_set()}
+            if not one.left.is_set():
+                self._gone.add(one)
+
+    def _at_work(self) -> Iterator[Assignment]:
+        for one in self._of.values():
+            if one.assignment is not None:
+                yield one.assignment
+
+    def _everyone(self) -> list[PartitionPipeline]:
+        return [*self._of.values(), *self._gone]
+
+    def set_share(self, share: int) -> None:
+        """As `Assignment.set_share`."""
+        self._share = share
+        for assignment in self._at_work():
+            assignment.set_share(share)
+
+    def received(self, segments: Sequence[Segment]) -> None:
+        """As `Assignment.received`."""
+        if not segments:
+            for assignment in self._at_work():
+                assignment.received(())
+        for partition, arrived in groupby(segments, attrgetter("partition")):
+            one = self._of[partition].assignment
+            assert one is not None  # until then the partition is paused
+            one.received([*arrived])
+        self._to_feed.set()
+
+    # Looking.
+
+    @property
+    def failed(self) -> int:
+        """How many times a handler failed."""
+        return self._ended_failed + sum(assignment.failed for assignment in self._at_work())
+
+    @property
+    def busy(self) -> int:
+        """How many handlers are running."""
+        return sum(assignment.busy for assignment in self._at_work())
+
+    @property
+    def started(self) -> int:
+        """How many messages have started and are not finished."""
+        return sum(assignment.started for assignment in self._at_work())
+
+    def batcher_statistics(self) -> tuple[BatcherStatistics, ...]:
+        """What the batchers of each name hold and have delivered, over all partitions."""
+        live = (b for assignment in self._at_work() for b in assignment.batcher_statistics())
+        return sum_of_batchers((*self._ended_batchers, *live))
+
+    def includes_caller(self) -> bool:
+        """Whether the current task is a handler, or enters or leaves a partition's stages."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        entering = {one.task for one in self._everyone()}
+        while task is not None and task not in entering:
+            task = task.parent_nursery.parent_task if task.parent_nursery else None
+        return task is not None or any(a.includes_caller() for a in self._at_work())
+
+    # Ending.
+
+    def relieve(self) -> None:
+        """No more fits in: if nothing will make room by itself, the oldest batch leaves."""
+        self._to_feed.set()
+        if not all(assignment.is_idle() for assignment in self._at_work()):
+            return
+        opened = [
+            (found[0], assignment)
+            for assignment in self._at_work()
+            if (found := assignment.batchers.oldest()) is not None
+        ]
+        if opened:
+            _, assignment = min(opened, key=itemgetter(0))
+            assignment.batchers.relieve()
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        self._closing = True
+        for assignment in self._at_work():
+            assignment.stop()
+
+    async def drain(
+        self, partitions: Collection[PartitionOffsets] | None, timeout: float
+    ) -> int:
+        """Drain these (None: all) and leave their stages. As `Assignment.drain`.
+
+        What could not be left stays sealed: nothing of it is committed.
+        """
+        unfinished = 0
+        self._closing |= partitions is None
+
+        async def drain(one: PartitionPipeline) -> None:
+            nonlocal unfinished
+            least = self._leave_timeout if partitions is None else 0.0
+            unfinished += await one.drain(timeout, least)
+
+        ending = [
+            one for state, one in self._of.items() if partitions is None or state in partitions
+        ]
+        async with trio.open_nursery() as nursery:
+            for one in ending:
+                nursery.start_soon(drain, one)
+        return unfinished
+
+    async def leave(self) -> None:
+        """Leave all stages, within `leave_timeout`."""
+        deadline = trio.current_time() + self._leave_timeout
+        async with trio.open_nursery() as nursery:
+            for one in self._of.values():
+                nursery.start_soon(one.leave, deadline)
+
+    def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Drop these partitions, cancel their handlers and leave their stages, cancelled."""
+        for state in partitions:
+            one = self._of[state]
+            if one.assignment is not None:
+                one.assignment.interrupt([state])
+            one.cancel()
+
+    async def wait_ended(self) -> None:
+        """Wait until all handlers have ended, and log those that resist."""
+        for one in self._everyone():
+            if one.assignment is None:
+                one.cancel()
+        for one in self._everyone():
+            if one.assignment is not None:
+                await one.assignment.wait_ended()
+
+    def give_up(self) -> None:
+        """Cancel what is still being left."""
+        for one in self._everyone():
+            one.cancel()
