@@ -11,6 +11,7 @@ from trio_broadway_kafka._model._errors import (
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Batcher, Stages
 from trio_broadway_kafka._model._policies import Skip, Stop
+from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._model._statistics import (
     BatcherStatistics,
     PartitionStatistics,
@@ -33,6 +34,7 @@ __all__ = [
     "Pipeline",
     "PipelineBug",
     "PipelineStatistics",
+    "RateLimit",
     "Skip",
     "Stages",
     "Stop",

@@ -13,7 +13,6 @@ from functools import partial
 
 import trio
 
-from trio_broadway_kafka._model._demand import CHUNK
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
 from trio_broadway_kafka._model._lanes import Intake, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
@@ -25,9 +24,10 @@ from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
+from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._processors import Processors
 
-__all__ = ["UNWIND", "Assignment", "chunk_of", "make_lanes"]
+__all__ = ["UNWIND", "Assignment"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -39,43 +39,13 @@ UNWIND = 0.1
 _RESISTING_LOG = 10.0
 
 
-def make_lanes(
-    stages: Stages, *, share: int, alone: bool = False
-) -> KeyedLanes | PartitionLanes | UnorderedLanes:
-    """The lanes for an ordering; `share` and `alone` as in `KeyedLanes`."""
-    if stages.handle_message is None:
-        return UnorderedLanes(whole=True, alone=alone)
-    match stages.ordering:
-        case "unordered":
-            return UnorderedLanes(alone=alone)
-        case "partition":
-            return PartitionLanes()
-        case "key":
-            return KeyedLanes(share=share, alone=alone)
-        case _:
-            return KeyedLanes(share=share, per_partition=False, alone=alone)
-
-
-def chunk_of(stages: Stages) -> int:
-    """How many messages of one fetch suit the stages.
-
-    What is open of a batch lives beside the next chunk. Chunks that fill batches leave
-    little open, and so keep what lives below what starts garbage collections.
-    """
-    size = CHUNK
-    if stages.handle_message is None and stages.batchers:
-        batcher = stages.batchers["default"]
-        if batcher.weigh is None:
-            size = min(int(batcher.size), CHUNK)
-    return CHUNK // size * size
-
-
 class Assignment:
     """Processors, batchers and lanes, from their start to their drain or cancellation.
 
     Args:
         stages: what to do with the messages.
         lanes: where they come from.
+        limiter: how many messages may be taken.
         want: called when few messages are left.
         finished: called after each message, None if nobody needs it.
         failed: called when a task has ended that was not told to, and so the pipeline.
@@ -89,10 +59,12 @@ class Assignment:
         *,
         want: Callable[[], object],
         finished: Callable[[], None] | None,
+        limiter: Limiter | None = None,
         failed: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.lanes = lanes
+        self._limiter = limiter or Limiter()
         self._failed = failed
         self._scopes: list[trio.CancelScope] = []
         self._ending = False
@@ -120,6 +92,7 @@ class Assignment:
             count=0 if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
             settle=self._settle,
+            limiter=self._limiter,
             stop=self._task_ended,
             want=want,
             clock=clock,
@@ -131,6 +104,7 @@ class Assignment:
                 forward=self.batchers.forward_all if stages.batchers else self._acknowledge,
                 backlogged=self.batchers.backlogged,
                 is_idle=self.batchers.is_idle,
+                limiter=self._limiter,
                 want=want,
                 stop=self._task_ended,
             )
@@ -143,6 +117,12 @@ class Assignment:
             tasks.append(self._forwarder.run)
         for task in tasks:
             nursery.start_soon(self._run, task)
+        self._limiter.watch(self._look_again)
+
+    def _look_again(self) -> None:
+        self.processors.look_again()
+        if self._forwarder is not None:
+            self._forwarder.wake()
 
     async def _run(self, task: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope() as scope:
@@ -154,6 +134,7 @@ class Assignment:
     def end(self) -> None:
         """End all tasks; the pipeline goes on."""
         self._ending = True
+        self._limiter.unwatch(self._look_again)
         self.stop()
         for scope in self._scopes:
             scope.cancel()
@@ -171,10 +152,9 @@ class Assignment:
             if self._finished is not None:  # its handler may have ended long before
                 self._finished()
 
-    def _acknowledge(self, segment: Segment) -> None:
+    def _acknowledge(self, raws: Sequence[object], segment: Segment, first: int) -> None:
         """Finish what nobody wants to handle."""
-        raws, first = segment.take_all()
-        segment.flags[first:] = bytes((SUCCEEDED,)) * len(raws)
+        segment.flags[first : first + len(raws)] = bytes((SUCCEEDED,)) * len(raws)
         if self._finished is not None:
             self._finished()
 

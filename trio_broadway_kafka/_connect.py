@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._model._demand import CHUNK
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
+from trio_broadway_kafka._stages._limiter import Limiter
 
-__all__ = ["connect"]
+__all__ = ["chunk_of", "connect", "make_lanes"]
+
+
+def make_lanes(
+    stages: Stages, *, share: int, alone: bool = False
+) -> KeyedLanes | PartitionLanes | UnorderedLanes:
+    """The lanes for an ordering; `share` and `alone` as in `KeyedLanes`."""
+    if stages.handle_message is None:
+        return UnorderedLanes(whole=True, alone=alone)
+    match stages.ordering:
+        case "unordered":
+            return UnorderedLanes(alone=alone)
+        case "partition":
+            return PartitionLanes()
+        case "key":
+            return KeyedLanes(share=share, alone=alone)
+        case _:
+            return KeyedLanes(share=share, per_partition=False, alone=alone)
+
+
+def chunk_of(stages: Stages | StagesFactory) -> int:
+    """How many messages of one fetch suit the stages.
+
+    What is open of a batch lives beside the next chunk. Chunks that fill batches leave
+    little open, and so keep what lives below what starts garbage collections.
+    """
+    size = CHUNK
+    if isinstance(stages, Stages) and stages.handle_message is None and stages.batchers:
+        batcher = stages.batchers["default"]
+        if batcher.weigh is None:
+            size = min(int(batcher.size), CHUNK)
+    return CHUNK // size * size
 
 
 def connect(
@@ -19,6 +54,7 @@ def connect(
     want: Callable[[], bool],
     entered: Callable[[PartitionOffsets], None],
     finished: Callable[[], None] | None,
+    limiter: Limiter,
 ) -> Assignment | PartitionPipelines:
     """Make what handles the messages.
 
@@ -28,6 +64,7 @@ def connect(
         want: called when few messages are left; returns whether a fetch is open.
         entered: called when a partition's own stages are there.
         finished: called after each message, None if nobody needs it.
+        limiter: how many messages may be taken.
     """
 
     def make(stages: Stages, failed: Callable[[], None] | None = None) -> Assignment:
@@ -37,6 +74,7 @@ def connect(
             make_lanes(stages, share=options.max_in_flight, alone=failed is not None),
             want=want,
             finished=finished,
+            limiter=limiter,
             failed=failed,
         )
 

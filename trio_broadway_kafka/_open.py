@@ -16,6 +16,7 @@ from trio_broadway_kafka._model._options import (
     check_stages,
     check_topics,
 )
+from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
 from trio_broadway_kafka._pipeline import Pipeline
 
 __all__ = ["Opening", "open_pipeline"]
@@ -27,6 +28,7 @@ def open_pipeline(
     topics: Iterable[str],
     stages: Stages | StagesFactory,
     name: str | None = None,
+    rate_limit: RateLimit | None = None,
     start_from: Literal["committed"] = "committed",
     create_topics: bool = False,
     max_in_flight: int = 10_000,
@@ -55,6 +57,8 @@ def open_pipeline(
             returns a `Stages`, or an async context manager of one, which is entered before
             the partition is fetched, and left, drained, before what is finished is committed.
         name: the pipeline's, for logs; the group's name unless given.
+        rate_limit: how many messages may be taken in a time, over all partitions; None for
+            no limit. `Pipeline.rate_limit` changes it while it runs.
         start_from: where a partition starts: ``"committed"`` (the group's committed
             offset, else as ``auto.offset.reset`` says).
         create_topics: make missing topics with the broker's defaults.
@@ -78,6 +82,7 @@ def open_pipeline(
             handler's exception, the block's own. Catch them with ``except*``.
     """
     check_stages(stages)
+    check_rate_limit(rate_limit)
     if start_from != "committed":
         raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
     if isinstance(stages, Stages):
@@ -109,7 +114,7 @@ def open_pipeline(
     elif kafka is not None:
         raise ConfigError("give either kafka or client, not both")
     group = str(kafka["group.id"]) if kafka else "pipeline"
-    return Opening(Pipeline(name or group, client, session, stages, options))
+    return Opening(Pipeline(name or group, client, session, stages, options, rate_limit))
 
 
 class Opening(AbstractAsyncContextManager[Pipeline]):

@@ -15,34 +15,33 @@ past the deadline it is abandoned.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 import trio
 from trio_util import AsyncValue
 
-from trio_broadway_kafka._assignment import chunk_of
 from trio_broadway_kafka._caught_up import wait_caught_up
-from trio_broadway_kafka._connect import connect
+from trio_broadway_kafka._connect import chunk_of, connect
 from trio_broadway_kafka._kafka._client import (
-    AssignedPartition,
     KafkaClient,
     Session,
     TopicPartition,
 )
-from trio_broadway_kafka._model._demand import CHUNK, Demand
+from trio_broadway_kafka._listener import Listener
+from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
-from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
 from trio_broadway_kafka._model._statistics import (
-    Counts,
     PipelineStatistics,
     pipeline_statistics,
 )
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
+from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._source import Source
 
 __all__ = ["Pipeline"]
@@ -68,44 +67,53 @@ class Pipeline:
         session: Session,
         stages: Stages | StagesFactory,
         options: PipelineOptions,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         self.name = name
         self._client = client
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
         self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
+        self._limiter = Limiter(rate_limit)
         at_once = options.commit_interval == 0
-        self._finished = self._acknowledger.finished if at_once else None
+        finished = self._acknowledger.finished if at_once else None
         self._assignment = connect(
             stages,
             options,
             # Late: the source needs to know where to put things first.
             want=lambda: self._source.want(),
             entered=lambda state: self._source.ready(state),
-            finished=self._finished,
+            finished=finished,
+            limiter=self._limiter,
         )
-        self._demand = Demand(
+        demand = Demand(
             max_messages=options.max_in_flight,
             max_bytes=options.max_in_flight_bytes,
-            chunk=chunk_of(stages) if isinstance(stages, Stages) else CHUNK,
+            chunk=chunk_of(stages),
         )
-        self._source = Source(
+        self._listener = Listener(
+            name,
+            options,
+            self._partitions,
+            self._assignment,
+            self._acknowledger,
+            demand,
+            finished=finished,
+            ended=lambda states: self._source.ended(states),
+        )
+        self._source: Source = Source(
             client,
             session,
             self._partitions,
-            self,
-            self._demand,
+            self._listener,
+            demand,
             self._assignment.intake,
             gap_limit=_GAP_FACTOR * options.max_in_flight,
             enters=isinstance(self._assignment, PartitionPipelines),
         )
-        self._assigned = AsyncValue(False)
         self._state: AsyncValue[Literal["opening", "open", "draining", "drained", "closed"]]
         self._state = AsyncValue("opening")
-        self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
         self._unfinished = 0
-        self._ended_counts = Counts()
-        self._revokes: set[trio.CancelScope] = set()
         self._nursery: trio.Nursery
 
     # Opening and closing.
@@ -115,11 +123,13 @@ class Pipeline:
         """The nursery and its tasks; at the end all of it is closed."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._listener.start(nursery)
             self._assignment.start(nursery)
             nursery.start_soon(self._acknowledger.run)
             nursery.start_soon(self._acknowledger.commit_regularly)
             nursery.start_soon(self._source.fetch_on_demand)
-            nursery.start_soon(self._raise_failure)
+            nursery.start_soon(self._limiter.run)
+            nursery.start_soon(self._listener.raise_failure)
             try:
                 yield nursery
             finally:
@@ -129,11 +139,6 @@ class Pipeline:
     async def _open(self) -> None:
         await self._nursery.start(self._source.run)
         self._state.value = "open"
-
-    async def _raise_failure(self) -> None:
-        failure = await self._failure.wait_value(lambda failure: failure is not None)
-        assert failure is not None
-        raise failure
 
     async def _close(self) -> None:
         """End the stages, commit, close the client. Shielded; ends by `close_timeout`, but
@@ -156,8 +161,9 @@ class Pipeline:
                     self._options.close_timeout,
                 )
         finally:  # a second Ctrl-C may have come
-            for scope in (self._source.scope, self._acknowledger.scope, *self._revokes):
+            for scope in (self._source.scope, self._acknowledger.scope):
                 scope.cancel()
+            self._listener.give_up()
             self._assignment.give_up()
             self._state.value = "closed"
 
@@ -173,73 +179,6 @@ class Pipeline:
                 failure,
             )
 
-    # What the source tells.
-
-    def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
-        self._assignment.add(partitions)
-        self._share_anew()
-        self._assigned.value = True
-
-    def revoking(
-        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
-    ) -> None:
-        self._nursery.start_soon(self._revoke, assigned, partitions)
-
-    async def _revoke(
-        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
-    ) -> None:
-        # Shielded: the rebalance waits for it, and it ends by its own deadline.
-        with trio.CancelScope(shield=True) as scope:
-            self._revokes.add(scope)
-            left = await self._assignment.drain(
-                frozenset(partitions), self._options.revoke_timeout
-            )
-            self._note_cut_off(left, self._options.revoke_timeout)
-            await self._acknowledger.release(assigned, partitions)
-            self._end(partitions)
-        self._revokes.discard(scope)
-
-    def _note_cut_off(self, left: int, seconds: float) -> None:
-        if left:
-            _log.warning(
-                "%s: cut off %d messages whose handlers did not end within %.1f s; they are "
-                "handled again",
-                self.name,
-                left,
-                seconds,
-            )
-
-    def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
-        _log.warning("%s: lost %s", self.name, ", ".join(map(repr, partitions)))
-        self._assignment.interrupt(partitions)
-        self._end(partitions)
-
-    def _end(self, partitions: Sequence[PartitionOffsets]) -> None:
-        # A partition may be lost while its revoke drains it: it ends once.
-        partitions = [partition for partition in partitions if partition.live]
-        self._ended_counts.add(partitions)
-        self._source.ended(partitions)
-        self._assignment.remove(partitions)
-        self._share_anew()
-
-    def _share_anew(self) -> None:
-        self._assignment.set_share(self._demand.share(len(self._partitions)))
-
-    def received(self, segments: Sequence[Segment]) -> None:
-        self._acknowledger.received(segments)
-        self._assignment.received(segments)
-        if self._finished is not None:
-            self._finished()
-
-    def exhausted(self) -> None:
-        self._assignment.relieve()
-
-    def failed(self, error: BaseException) -> None:
-        if self._nursery.cancel_scope.cancel_called:  # nobody is left to raise it
-            _log.error("%s: while closing: %s", self.name, error)
-        if self._failure.value is None:
-            self._failure.value = error
-
     # What users call.
 
     def _check_open(self) -> None:
@@ -253,7 +192,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         self._check_open()
-        await self._assigned.wait_value(True)
+        await self._listener.assigned_once.wait_value(True)
 
     async def wait_caught_up(self) -> None:
         """Wait until all messages up to the partitions' ends, as of now, are finished.
@@ -309,7 +248,7 @@ class Pipeline:
             self._source.close()
             seconds = self._options.drain_timeout if timeout is None else timeout
             self._unfinished = await self._assignment.drain(None, seconds)
-            self._note_cut_off(self._unfinished, seconds)
+            self._listener.note_cut_off(self._unfinished, seconds)
             self._state.value = "drained"
         else:
             await self.wait_finished()
@@ -333,11 +272,30 @@ class Pipeline:
         self._check_open()
         self._source.resume(TopicPartition(topic, partition))
 
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """How many messages may be taken, None for no limit. Assigning takes effect at once.
+
+        What waits for a token then waits for one of the new limit. The tokens that are left
+        stay, up to the new limit's number of them.
+
+        Raises:
+            ConfigError: what is assigned is neither a `RateLimit` nor None.
+            trio.ClosedResourceError: on assigning, the pipeline is closed.
+        """
+        return self._limiter.limit
+
+    @rate_limit.setter
+    def rate_limit(self, limit: RateLimit | None) -> None:
+        check_rate_limit(limit)
+        self._check_open()
+        self._limiter.limit = limit
+
     def statistics(self) -> PipelineStatistics:
         """What has been done since opening, and where the partitions are."""
         return pipeline_statistics(
             [self._partitions[address] for address in sorted(self._partitions)],
-            self._ended_counts,
+            self._listener.ended_counts,
             failed=self._assignment.failed,
             busy=self._assignment.busy,
             started=self._assignment.started,

@@ -11,6 +11,7 @@ import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
 from trio_broadway_kafka._model._options import Stages, StagesFactory
+from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 
@@ -29,6 +30,7 @@ class PipelineArguments(_Needed, total=False):
 
     kafka: Mapping[str, object] | None
     name: str | None
+    rate_limit: RateLimit | None
     start_from: Literal["committed"]
     create_topics: bool
     max_in_flight: int

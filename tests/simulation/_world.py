@@ -18,7 +18,8 @@ import trio.testing
 
 from tests._records import Record, arrive
 from trio_broadway_kafka import Message, Skip, Stages
-from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._connect import make_lanes
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
 from trio_broadway_kafka._model._lanes import PartitionLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets

@@ -7,7 +7,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests._records import arrive
 from trio_broadway_kafka import Batch, Batcher, Message, Skip, Stages
-from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._connect import make_lanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 
 

@@ -18,7 +18,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests._records import Record, arrive, assignment
 from trio_broadway_kafka import ConfigError, Message, MessageFailed, Skip, Stages, Stop
-from trio_broadway_kafka._assignment import Assignment, make_lanes
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._connect import make_lanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka.testing._scheduler import simulate

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Hashable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Hashable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import assert_type
 
 import trio
@@ -22,6 +22,7 @@ from trio_broadway_kafka import (
     Pipeline,
     PipelineBug,
     PipelineStatistics,
+    RateLimit,
     Skip,
     Stages,
     Stop,
@@ -86,12 +87,31 @@ Stages(handle_message=handle, ordering="random")  # type: ignore[arg-type]
 Stages(handle)  # type: ignore[call-arg]
 
 
+@asynccontextmanager
+async def entered(topic: str, partition: int) -> AsyncIterator[Stages]:
+    yield stages
+
+
+async def not_entered(topic: str, partition: int) -> Stages:
+    return stages
+
+
+def of_partition(topic: str, partition: int) -> Stages:
+    return stages
+
+
+open_pipeline(kafka={}, topics=["t"], stages=entered)
+open_pipeline(kafka={}, topics=["t"], stages=of_partition, rate_limit=None)
+open_pipeline(kafka={}, topics=["t"], stages=not_entered)  # type: ignore[arg-type]
+
+
 async def use() -> None:
     opened = open_pipeline(
         kafka={"bootstrap.servers": "127.0.0.1:9092", "group.id": "g", "fetch.min.bytes": 1},
         topics=["t"],
         stages=stages,
         name="name",
+        rate_limit=RateLimit(messages=100, per=1.0),
         start_from="committed",
         create_topics=True,
         max_in_flight=1000,
@@ -112,6 +132,10 @@ async def use() -> None:
         assert_type(await pipeline.drain(timeout=1), int)
         pipeline.pause("t", 0)
         pipeline.resume("t", 0)
+        assert_type(pipeline.rate_limit, RateLimit | None)
+        pipeline.rate_limit = RateLimit(messages=1)
+        pipeline.rate_limit = None
+        pipeline.rate_limit = 7  # type: ignore[assignment]
         statistics = pipeline.statistics()
         assert_type(statistics, PipelineStatistics)
         assert_type(statistics.received, int)

@@ -7,6 +7,7 @@ message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from operator import itemgetter, length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,14 @@ class Segment:
         self._whole = None
         self.items = self._untaken = iter(())
         return raws, len(self.flags) - len(raws)
+
+    def take(self, at_most: int) -> tuple[Sequence[Any], int]:
+        """Take up to `at_most` untaken messages, and the index of the first. As `take_all`."""
+        if at_most >= self.untaken:
+            return self.take_all()
+        self._whole = None
+        first = len(self.flags) - self.untaken
+        return [raw for raw, _ in islice(self.items, at_most)], first
 
     def truncate(self, at_most: int) -> int:
         """Drop untaken messages at the segment's end, as if they had never arrived.

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from itertools import islice
 from operator import itemgetter
+from typing import Any
 
 import trio
 
@@ -58,10 +67,9 @@ class Batchers:
         stage.changed()
         return True
 
-    def forward_all(self, segment: Segment) -> None:
-        """Put all that is untaken of a segment in the default batcher, as it is."""
+    def forward_all(self, raws: Sequence[Any], segment: Segment, first: int) -> None:
+        """Put records of a segment, from an index on, in the default batcher, as they are."""
         stage = self.stages["default"]
-        raws, first = segment.take_all()
         if stage.batches.weighs:
             for index, raw in enumerate(raws, first):
                 message = Message(raw)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 
 from trio_broadway_kafka._model._lanes import Lanes
 from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._stages._limiter import Limiter
 
 __all__ = ["Forwarder"]
 
@@ -17,10 +19,11 @@ class Forwarder:
 
     Args:
         lanes: where the segments come from.
-        forward: puts all that is left of a segment where it goes next.
+        forward: puts records of a segment, from an index on, where they go next.
         backlogged: whether enough waits there. What has not been handed on has not
             started, and a drain leaves it to Kafka.
         is_idle: whether nothing is being handled there, or about to.
+        limiter: how many may be handed on.
         want: called when more could be handed on.
         stop: called when the task ends, and so the pipeline.
     """
@@ -29,9 +32,10 @@ class Forwarder:
         self,
         *,
         lanes: Lanes,
-        forward: Callable[[Segment], None],
+        forward: Callable[[Sequence[Any], Segment, int], None],
         backlogged: Callable[[], bool],
         is_idle: Callable[[], bool],
+        limiter: Limiter,
         want: Callable[[], object],
         stop: Callable[[], None],
     ) -> None:
@@ -39,17 +43,23 @@ class Forwarder:
         self._forward = forward
         self._backlogged = backlogged
         self._is_idle = is_idle
+        self._limiter = limiter
         self._want = want
         self._stop = stop
         self._lot = trio.lowlevel.ParkingLot()
 
     def step(self) -> None:
         """Hand on what there is, and ask for more if nothing is being handled. Never waits."""
-        lanes = self._lanes
-        while not self._backlogged() and (segment := lanes.acquire()) is not None:
-            self._forward(segment)
+        lanes, limiter = self._lanes, self._limiter
+        while (
+            not self._backlogged()
+            and limiter.ready(self.wake)
+            and (segment := lanes.acquire()) is not None
+        ):
+            raws, first = segment.take(limiter.take(segment.untaken))
+            self._forward(raws, segment, first)
             lanes.release(segment)
-        if self._is_idle():
+        if self._is_idle() and lanes.is_empty():
             self._want()
 
     def wake(self) -> None:
@@ -65,6 +75,7 @@ class Forwarder:
                 # have the next chunk only then keeps garbage collections away.
                 await trio.lowlevel.checkpoint()
                 self.step()
-                self._want()
+                if self._limiter.limit is None or self._lanes.is_empty():
+                    self._want()
         finally:
             self._stop()

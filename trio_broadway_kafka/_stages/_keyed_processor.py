@@ -49,7 +49,7 @@ class KeyedProcessor(Processor):
         self.segment = segment
         self.busy = busy = segment.busy
         try:
-            for raw, index in segment.items:
+            for raw, index in shared.items_of(segment):
                 hot = lanes.hot
                 if hot is not None:  # its handler is suspended, or we would not be here
                     hot.busy[hot.lane] = None

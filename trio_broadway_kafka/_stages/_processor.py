@@ -97,11 +97,10 @@ class Processor:
 
     async def _work(self) -> None:
         shared = self._shared
-        lanes = shared.lanes
         while not self.interrupted:
             if await self._go_on_with_waiting():
                 continue
-            segment = lanes.acquire()
+            segment = shared.acquire()
             if segment is None:
                 await shared.park()
                 continue
@@ -126,7 +125,7 @@ class Processor:
         index = -1
         self.segment = segment
         try:
-            for raw, index in segment.items:
+            for raw, index in shared.items_of(segment):
                 message = make(Message)
                 message._raw = raw
                 message._failure = message._route = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator
+from typing import Any
 
 import trio
 
@@ -13,6 +14,7 @@ from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._stages._keyed_processor import KeyedProcessor
+from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._processor import Processor
 from trio_broadway_kafka._stages._tasks import PACE
 
@@ -34,6 +36,7 @@ class Processors:
         settle: decides what becomes of a failed message: returns its flag or raises.
         stop: called when the first processor ends, and so the pipeline: nothing more may
             start, not even what another one would take before it is cancelled.
+        limiter: how many messages may be taken.
         want: called whenever few messages are left to take.
         clock: seconds; tests inject one that does not run away.
 
@@ -54,6 +57,7 @@ class Processors:
         forward: Callable[[Segment, int, Message], bool] | None,
         settle: Callable[[Message, BaseException], Awaitable[int]],
         stop: Callable[[], None],
+        limiter: Limiter,
         want: Callable[[], object],
         clock: Callable[[], float],
     ) -> None:
@@ -68,6 +72,7 @@ class Processors:
         self.due = clock() + PACE
         kind = KeyedProcessor if isinstance(lanes, KeyedLanes) else Processor
         self.all = tuple(kind(self) for _ in range(count))
+        self._limiter = limiter
         self._want = want
         self.tasks: set[trio.lowlevel.Task] = set()
         self._lot = trio.lowlevel.ParkingLot()
@@ -126,21 +131,45 @@ class Processors:
         """Wait for something to take."""
         self.running -= 1
         try:
-            self._want()
-            if not self.has_work():  # what was held may have come back
+            if self.lanes.is_empty():  # without a limit it is
+                self._want()
+            if not self.can_take():  # what was held may have come back
                 await self._lot.park()
         finally:
             self.running += 1
         self.due = self.clock() + PACE
         # One wakes the next, later ones two each: a slow handler's processors are all at
         # work within a few turns, a fast one's wake a single one in vain.
-        if self.has_work():
+        if self.can_take():
             self._lot.unpark(count=1 if self.running == 1 else 2)
 
     def has_work(self) -> bool:
         """Whether a processor would find something to do."""
         lanes = self.lanes
         return lanes.has_more_than(0) or (isinstance(lanes, KeyedLanes) and bool(lanes.waiting))
+
+    def can_take(self) -> bool:
+        """Whether a processor may do it now: what has no token waits for one."""
+        lanes = self.lanes
+        if isinstance(lanes, KeyedLanes) and lanes.waiting:
+            return True
+        return not lanes.is_empty() and self._limiter.ready(self.wake)
+
+    def acquire(self) -> Segment | None:
+        """A segment to take messages from."""
+        return self.lanes.acquire() if self._limiter.ready(self.wake) else None
+
+    def items_of(self, segment: Segment) -> Iterator[tuple[Any, int]]:
+        """What may be taken of it: it ends where the tokens do."""
+        limited = self._limiter.limit is not None
+        return self._limiter.limited(segment) if limited else segment.items
+
+    def look_again(self) -> None:
+        """The limit has changed, or a limit has come: let nobody go on without asking."""
+        for processor in self.all:
+            if processor.segment is not None:
+                processor.segment.put_back(())
+        self.wake()
 
     async def let_others_run(self) -> None:
         """The checkpoint that is due."""

@@ -1,0 +1,151 @@
+"""What the source tells, carried out: assignments begin, are drained, and end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+from trio_util import AsyncValue
+
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._kafka._client import AssignedPartition, TopicPartition
+from trio_broadway_kafka._model._demand import Demand
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._options import PipelineOptions
+from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._statistics import Counts
+from trio_broadway_kafka._partition_pipelines import PartitionPipelines
+from trio_broadway_kafka._stages._acknowledger import Acknowledger
+
+__all__ = ["Listener"]
+
+_log = logging.getLogger("trio_broadway_kafka")
+
+
+class Listener:
+    """The `SourceListener` of a pipeline.
+
+    Args:
+        name: the pipeline's, for logs.
+        options: the pipeline's.
+        partitions: the live assignments.
+        assignment: the stages.
+        acknowledger: commits what is finished.
+        demand: knows a partition's share.
+        finished: called when something may have finished, None if nobody needs it.
+        ended: called with assignments that have ended.
+
+    Attributes:
+        assigned_once: whether there has been an assignment.
+        ended_counts: counts over assignments that have ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: PipelineOptions,
+        partitions: Mapping[TopicPartition, PartitionOffsets],
+        assignment: Assignment | PartitionPipelines,
+        acknowledger: Acknowledger,
+        demand: Demand,
+        *,
+        finished: Callable[[], None] | None,
+        ended: Callable[[Sequence[PartitionOffsets]], None],
+    ) -> None:
+        self.assigned_once = AsyncValue(False)
+        self.ended_counts = Counts()
+        self._revokes: set[trio.CancelScope] = set()
+        self._name = name
+        self._options = options
+        self._partitions = partitions
+        self._assignment = assignment
+        self._acknowledger = acknowledger
+        self._demand = demand
+        self._finished = finished
+        self._ended = ended
+        self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
+        self._nursery: trio.Nursery
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Let revokes be tasks of `nursery`."""
+        self._nursery = nursery
+
+    async def raise_failure(self) -> None:
+        """Wait for a failure of the client or of a listener, and raise it."""
+        failure = await self._failure.wait_value(lambda failure: failure is not None)
+        assert failure is not None
+        raise failure
+
+    def give_up(self) -> None:
+        """Cancel the revokes under way."""
+        for scope in self._revokes:
+            scope.cancel()
+
+    # See `SourceListener`.
+
+    def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
+        self._assignment.add(partitions)
+        self._share_anew()
+        self.assigned_once.value = True
+
+    def revoking(
+        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
+    ) -> None:
+        self._nursery.start_soon(self._revoke, assigned, partitions)
+
+    async def _revoke(
+        self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
+    ) -> None:
+        # Shielded: the rebalance waits for it, and it ends by its own deadline.
+        with trio.CancelScope(shield=True) as scope:
+            self._revokes.add(scope)
+            left = await self._assignment.drain(
+                frozenset(partitions), self._options.revoke_timeout
+            )
+            self.note_cut_off(left, self._options.revoke_timeout)
+            await self._acknowledger.release(assigned, partitions)
+            self._end(partitions)
+        self._revokes.discard(scope)
+
+    def note_cut_off(self, left: int, seconds: float) -> None:
+        """Log how many messages had no time to finish."""
+        if left:
+            _log.warning(
+                "%s: cut off %d messages whose handlers did not end within %.1f s; they are "
+                "handled again",
+                self._name,
+                left,
+                seconds,
+            )
+
+    def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
+        _log.warning("%s: lost %s", self._name, ", ".join(map(repr, partitions)))
+        self._assignment.interrupt(partitions)
+        self._end(partitions)
+
+    def _end(self, partitions: Sequence[PartitionOffsets]) -> None:
+        # A partition may be lost while its revoke drains it: it ends once.
+        partitions = [partition for partition in partitions if partition.live]
+        self.ended_counts.add(partitions)
+        self._ended(partitions)
+        self._assignment.remove(partitions)
+        self._share_anew()
+
+    def _share_anew(self) -> None:
+        self._assignment.set_share(self._demand.share(len(self._partitions)))
+
+    def received(self, segments: Sequence[Segment]) -> None:
+        self._acknowledger.received(segments)
+        self._assignment.received(segments)
+        if self._finished is not None:
+            self._finished()
+
+    def exhausted(self) -> None:
+        self._assignment.relieve()
+
+    def failed(self, error: BaseException) -> None:
+        if self._nursery.cancel_scope.cancel_called:  # nobody is left to raise it
+            _log.error("%s: while closing: %s", self._name, error)
+        if self._failure.value is None:
+            self._failure.value = error
