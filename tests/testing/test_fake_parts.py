@@ -48,6 +48,11 @@ def test_what_does_not_exist_is_named() -> None:
         broker.produce("u", b"a")
     with pytest.raises(KafkaFailure, match="t/1"):
         broker.produce("t", b"a", partition=1)
+    with pytest.raises(TypeError, match="bytes, not str"):
+        broker.produce("t", b"a", "b")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bytes, not int"):
+        broker.produce("t", b"a", key=1)  # type: ignore[arg-type]
+    assert broker.records("t") == []
     with pytest.raises(ValueError, match="'t' exists"):
         broker.create_topic("t")
     with pytest.raises(ValueError, match="not 'comit'"):

@@ -58,6 +58,7 @@ class FakeBroker:
         topics: names, with the number of partitions of each.
         poll_interval: seconds that a client's poll lasts when nothing arrives. A commit,
             pause or stop that comes while a fetch is open waits for the poll to end.
+            ``math.inf`` is for tests where that is in the way: then nothing waits.
         session_timeout: seconds after which a frozen client's partitions move on.
         default_partitions: of the topics that a client creates.
     """
@@ -116,8 +117,18 @@ class FakeBroker:
             partition: where to; None is by the key's hash, or in turn without a key.
             headers: of each of them.
             timestamp: milliseconds; None is the time of trio's clock, or 0 before it runs.
+
+        Raises:
+            TypeError: a value or the key is not bytes.
+            ValueError: there is no such topic.
+            KafkaFailure: it has no such partition.
         """
         partitions = len(self._logs(topic))
+        for part in (key, *values):
+            if not isinstance(part, bytes | None):
+                raise TypeError(
+                    f"a record's key and value are bytes, not {type(part).__name__}"
+                )
         if timestamp is None:
             timestamp = round(_now() * 1000)
         messages: list[FakeMessage] = []
