@@ -288,7 +288,7 @@ async def test_the_next_requests_fail_as_told(
     member = await start_owner(start)
     assigned = member.events.owned[P0]
     broker.fail_next("commit", "REBALANCE_IN_PROGRESS", times=2)
-    broker.fail_next("commit", KafkaFailure("out of paper", code="X", retriable=True))
+    broker.fail_next("commit", KafkaFailure("out of paper", code="X", retriable=False))
     # What is dropped before it is sent is no request.
     await member.commands_applied()
     codes = []
@@ -297,9 +297,9 @@ async def test_the_next_requests_fail_as_told(
             await member.commit(assigned, 1)
         codes.append((caught.value.code, caught.value.retriable))
     assert codes == [
-        ("REBALANCE_IN_PROGRESS", False),
-        ("REBALANCE_IN_PROGRESS", False),
-        ("X", True),
+        ("REBALANCE_IN_PROGRESS", True),
+        ("REBALANCE_IN_PROGRESS", True),
+        ("X", False),
     ]
     assert broker.commits == []
     await member.commit(assigned, 1)
