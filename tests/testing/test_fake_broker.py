@@ -105,6 +105,22 @@ async def test_a_command_waits_for_the_end_of_a_poll_only_while_a_fetch_is_open(
     assert [commit.time for commit in broker.commits] == pytest.approx([0.35, 0.45])
 
 
+async def test_with_an_endless_poll_no_command_waits_for_its_end(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1}, poll_interval=math.inf)
+    member = FakeMember(broker.client(), patience=1000.0)
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(member.client.run, member.events, Session(topics=("t",)))
+            await member.owns(1)
+            member.open_fetch()
+            await trio.sleep(0.25)
+            await member.commit(member.events.owned[P0], 0)
+            member.client.stop()
+    assert trio.current_time() == 0.25
+
+
 async def test_a_delayed_fetch_delivers_that_much_later(
     broker: FakeBroker, start: Start, autojump_clock: MockClock
 ) -> None:
@@ -272,7 +288,7 @@ async def test_the_next_requests_fail_as_told(
     member = await start_owner(start)
     assigned = member.events.owned[P0]
     broker.fail_next("commit", "REBALANCE_IN_PROGRESS", times=2)
-    broker.fail_next("commit", KafkaFailure("out of paper", code="X", retriable=True))
+    broker.fail_next("commit", KafkaFailure("out of paper", code="X", retriable=False))
     # What is dropped before it is sent is no request.
     await member.commands_applied()
     codes = []
@@ -281,9 +297,9 @@ async def test_the_next_requests_fail_as_told(
             await member.commit(assigned, 1)
         codes.append((caught.value.code, caught.value.retriable))
     assert codes == [
-        ("REBALANCE_IN_PROGRESS", False),
-        ("REBALANCE_IN_PROGRESS", False),
-        ("X", True),
+        ("REBALANCE_IN_PROGRESS", True),
+        ("REBALANCE_IN_PROGRESS", True),
+        ("X", False),
     ]
     assert broker.commits == []
     await member.commit(assigned, 1)

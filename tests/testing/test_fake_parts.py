@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from trio_broadway_kafka._kafka import _translate
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka.testing import _fake_cluster
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
 from trio_broadway_kafka.testing._fake_group import Member, assign_sticky
 from trio_broadway_kafka.testing._fake_reader import share_out
@@ -42,12 +44,21 @@ def test_a_message_reads_as_confluents_does() -> None:
     assert bare.timestamp() == (1, 0)
 
 
+def test_it_calls_retriable_what_the_real_client_does() -> None:
+    assert _fake_cluster.RETRIABLE == _translate._RETRIABLE
+
+
 def test_what_does_not_exist_is_named() -> None:
     broker = FakeBroker(topics={"t": 1})
     with pytest.raises(ValueError, match="no topic 'u'"):
         broker.produce("u", b"a")
     with pytest.raises(KafkaFailure, match="t/1"):
         broker.produce("t", b"a", partition=1)
+    with pytest.raises(TypeError, match="bytes, not str"):
+        broker.produce("t", b"a", "b")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bytes, not int"):
+        broker.produce("t", b"a", key=1)  # type: ignore[arg-type]
+    assert broker.records("t") == []
     with pytest.raises(ValueError, match="'t' exists"):
         broker.create_topic("t")
     with pytest.raises(ValueError, match="not 'comit'"):

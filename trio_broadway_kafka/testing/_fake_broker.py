@@ -17,26 +17,9 @@ from trio_broadway_kafka.testing._fake_cluster import (
     checked,
 )
 from trio_broadway_kafka.testing._fake_group import Group, Member, StoredOffset
-from trio_broadway_kafka.testing._fake_log import PartitionLog
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["FakeBroker"]
-
-# https://kafka.apache.org/protocol#protocol_error_codes, those in the way of a consumer,
-# and librdkafka's own (names with an underscore).
-RETRIABLE = frozenset(
-    {
-        "COORDINATOR_LOAD_IN_PROGRESS",
-        "COORDINATOR_NOT_AVAILABLE",
-        "LEADER_NOT_AVAILABLE",
-        "NETWORK_EXCEPTION",
-        "NOT_COORDINATOR",
-        "NOT_LEADER_FOR_PARTITION",
-        "REQUEST_TIMED_OUT",
-        "_TIMED_OUT",
-        "_TRANSPORT",
-    }
-)
 
 
 class FakeBroker:
@@ -58,8 +41,12 @@ class FakeBroker:
         topics: names, with the number of partitions of each.
         poll_interval: seconds that a client's poll lasts when nothing arrives. A commit,
             pause or stop that comes while a fetch is open waits for the poll to end.
+            ``math.inf`` is for tests where that is in the way: then nothing waits.
         session_timeout: seconds after which a frozen client's partitions move on.
         default_partitions: of the topics that a client creates.
+
+    Raises:
+        ValueError: a topic has less than one partition.
     """
 
     def __init__(
@@ -87,7 +74,10 @@ class FakeBroker:
         return self._cluster.bootstrap
 
     def client(self, group: str = "group") -> FakeClient:
-        """A client that joins `group` when it is run. It can be run once."""
+        """A client, for ``open_pipeline(client=...)``: it joins `group` when it is run.
+
+        It can be run once. A RuntimeError comes out of a pipeline that gets one anew.
+        """
         self._clients += 1
         name = f"{group}-{self._clients}"
         return FakeClient(self._cluster, group=group, name=name)
@@ -95,7 +85,11 @@ class FakeBroker:
     # Records
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Add a topic. Clients that are subscribed to it get its partitions."""
+        """Add a topic. Clients that are subscribed to it get its partitions.
+
+        Raises:
+            ValueError: it exists already, or has less than one partition.
+        """
         self._cluster.create_topic(topic, partitions)
 
     def produce(
@@ -107,7 +101,7 @@ class FakeBroker:
         headers: Sequence[tuple[str, bytes | None]] = (),
         timestamp: int | None = None,
     ) -> list[FakeMessage]:
-        """Append a record for each value, and return them.
+        """Append a record for each value, and return them, read as confluent_kafka's are.
 
         Args:
             topic: must exist.
@@ -116,8 +110,18 @@ class FakeBroker:
             partition: where to; None is by the key's hash, or in turn without a key.
             headers: of each of them.
             timestamp: milliseconds; None is the time of trio's clock, or 0 before it runs.
+
+        Raises:
+            TypeError: a value or the key is not bytes.
+            ValueError: there is no such topic.
+            KafkaFailure: it has no such partition.
         """
-        partitions = len(self._logs(topic))
+        partitions = len(self._cluster.logs(topic))
+        for part in (key, *values):
+            if not isinstance(part, bytes | None):
+                raise TypeError(
+                    f"a record's key and value are bytes, not {type(part).__name__}"
+                )
         if timestamp is None:
             timestamp = round(_now() * 1000)
         messages: list[FakeMessage] = []
@@ -137,17 +141,31 @@ class FakeBroker:
         return messages
 
     def records(self, topic: str, partition: int | None = None) -> list[FakeMessage]:
-        """What a partition holds, in order; or all partitions, one after another."""
+        """What a partition holds, in order; or all partitions, one after another.
+
+        Raises:
+            ValueError: there is no such topic.
+            KafkaFailure: there is no such partition.
+        """
         if partition is not None:
             return list(self._cluster.log(TopicPartition(topic, partition)).records)
-        return [message for log in self._logs(topic) for message in log.records]
+        return [message for log in self._cluster.logs(topic) for message in log.records]
 
     def control_record(self, topic: str, partition: int) -> None:
-        """Let a transaction end here: one offset that is never delivered."""
+        """Let a transaction end here: one offset that is never delivered.
+
+        Raises:
+            KafkaFailure: there is no such partition.
+        """
         self.gap(topic, partition, 1)
 
     def gap(self, topic: str, partition: int, count: int) -> None:
-        """Leave out `count` offsets, as compaction or an aborted transaction does."""
+        """Leave out `count` offsets, as compaction or an aborted transaction does.
+
+        Raises:
+            ValueError: `count` is below 1.
+            KafkaFailure: there is no such partition.
+        """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count!r}")
         self._cluster.log(TopicPartition(topic, partition)).skip(count)
@@ -157,7 +175,11 @@ class FakeBroker:
 
     @property
     def commits(self) -> list[AcceptedCommit]:
-        """Every offset committed so far, by any group, in the broker's order."""
+        """Every offset committed so far, by any group, in the broker's order.
+
+        Each has ``time`` (seconds of trio's clock), ``group``, ``client``, ``topic``,
+        ``partition``, ``epoch``, ``offset`` and ``metadata``.
+        """
         return list(self._cluster.commits)
 
     def committed(self, topic: str, partition: int, group: str = "group") -> int | None:
@@ -175,7 +197,10 @@ class FakeBroker:
     async def wait_committed(
         self, topic: str, partition: int, offset: int, group: str = "group"
     ) -> None:
-        """Return once the group's committed offset is `offset` or beyond."""
+        """Return once the group's committed offset is `offset` or beyond.
+
+        It may never be: set a deadline if you can't wait.
+        """
         await trio.lowlevel.checkpoint()
         while (self.committed(topic, partition, group) or 0) < offset:
             await self._cluster.wait_changed()
@@ -199,6 +224,9 @@ class FakeBroker:
             partitions: of the client; None is all it owns.
             to: the next owner, of the same group; None gives them back to `client`,
                 within the poll that revokes them.
+
+        Raises:
+            ValueError: a client is no member of the group now, or does not own these.
         """
         group, member, chosen = self._owned(client, partitions)
         group.move(chosen, member, group.member_of(to or client))
@@ -219,6 +247,9 @@ class FakeBroker:
             client: the owner.
             partitions: of the client; None is all it owns.
             to: the next owner, of the same group; None gives them to `client` anew.
+
+        Raises:
+            ValueError: a client is no member of the group now, or does not own these.
         """
         group, member, chosen = self._owned(client, partitions)
         group.move(chosen, member, group.member_of(to or client))
@@ -229,7 +260,11 @@ class FakeBroker:
         """Stop a client as SIGSTOP does: it neither polls nor sends until `thaw`.
 
         After ``session_timeout`` its partitions move to the others. Thawed later than
-        that, its commits are refused, it reports the loss, and then joins again.
+        that, its commits are refused, it reports the loss, and then joins again. To kill a
+        process as SIGKILL does, freeze its client and cancel the pipeline.
+
+        Raises:
+            ValueError: the client is no member of its group now.
         """
         member = client.group.member_of(client)
         member.expire_by(trio.current_time() + self._cluster.session_timeout)
@@ -237,7 +272,7 @@ class FakeBroker:
         self._cluster.changed()
 
     def thaw(self, client: FakeClient) -> None:
-        """Let a frozen client go on."""
+        """Let a frozen client go on; one that is not frozen does anyway."""
         self._cluster.frozen.discard(client)
         self._cluster.changed()
 
@@ -260,6 +295,9 @@ class FakeBroker:
             operation: "open", "fetch" (a message arrives that much after it could),
                 "commit", "end_offsets" or "close".
             seconds: ``math.inf`` for never; a later call may end that.
+
+        Raises:
+            ValueError: there is no such operation, or `seconds` is negative.
         """
         if not seconds >= 0:
             raise ValueError(f"seconds must not be negative, not {seconds!r}")
@@ -286,30 +324,15 @@ class FakeBroker:
                 release too) or "end_offsets".
             error: what is raised, or Kafka's code for it.
             times: how many requests.
+
+        Raises:
+            ValueError: there is no such operation, it is "close", or `times` is below 1.
         """
         if checked(operation) == "close":
             raise ValueError("close does not fail; delay it instead")
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times!r}")
-        if isinstance(error, str):
-            error = KafkaFailure(
-                f"{self.bootstrap} answered the {operation} with {error}",
-                code=error,
-                retriable=error in RETRIABLE,
-            )
-        # One exception raised twice would collect the tracebacks of both.
-        self._cluster.add_failures(
-            operation,
-            [
-                type(error)(str(error), code=error.code, retriable=error.retriable)
-                for _ in range(times)
-            ],
-        )
-
-    def _logs(self, topic: str) -> list[PartitionLog]:
-        if topic not in self._cluster.topics:
-            raise ValueError(f"there is no topic {topic!r}: create_topic() makes one")
-        return self._cluster.topics[topic]
+        self._cluster.add_failures(operation, error, times)
 
     def _stored(self, topic: str, partition: int, group: str) -> StoredOffset | None:
         return self._cluster.group(group).committed.get(TopicPartition(topic, partition))

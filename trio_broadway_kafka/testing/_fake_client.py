@@ -208,13 +208,14 @@ class FakeClient:
 
     async def _poll(self) -> None:
         """Serve what is due, until messages were delivered or the interval is over."""
-        deadline = trio.current_time() + self._cluster.poll_interval
+        interval = self._cluster.poll_interval
+        deadline = trio.current_time() + interval
         while not await self._was_frozen():
             self._requests.serve(self._member)
             await self._serve_rebalance()
             if self._stopping or self._reader.deliver(self._events):
                 return
-            if self._commands and not self._reader.has_open_fetch:
+            if self._commands and (not self._reader.has_open_fetch or interval == math.inf):
                 return
             if trio.current_time() >= deadline:
                 return

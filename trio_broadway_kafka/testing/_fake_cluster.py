@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +17,17 @@ from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_log import PartitionLog
 
 __all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
+
+# What a real client tries again (`_kafka._translate`, which would load librdkafka).
+RETRIABLE = frozenset({
+    "_ALL_BROKERS_DOWN", "_IN_PROGRESS", "_NOENT", "_PREV_IN_PROGRESS", "_RESOLVE",
+    "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT", "_WAIT_COORD",
+    "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH",
+    "ILLEGAL_GENERATION", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_COORDINATOR",
+    "NOT_LEADER_FOR_PARTITION", "OFFSET_NOT_AVAILABLE", "REBALANCE_IN_PROGRESS",
+    "REQUEST_TIMED_OUT", "STALE_MEMBER_EPOCH", "UNKNOWN_LEADER_EPOCH",
+    "UNSTABLE_OFFSET_COMMIT",
+})  # fmt: skip
 
 Operation = Literal["open", "fetch", "commit", "end_offsets", "close"]
 
@@ -121,9 +132,19 @@ class Cluster:
 
     # Failures
 
-    def add_failures(self, operation: Operation, failures: Iterable[KafkaFailure]) -> None:
-        """Let the next requests of an operation fail, one after another."""
-        self._failures.setdefault(operation, deque()).extend(failures)
+    def add_failures(self, operation: Operation, error: KafkaFailure | str, times: int) -> None:
+        """Let the next requests of an operation fail: with an error, or Kafka's code for it."""
+        if isinstance(error, str):
+            error = KafkaFailure(
+                f"{self.bootstrap} answered the {operation} with {error}",
+                code=error,
+                retriable=error in RETRIABLE,
+            )
+        # One exception raised twice would collect the tracebacks of both.
+        self._failures.setdefault(operation, deque()).extend(
+            type(error)(str(error), code=error.code, retriable=error.retriable)
+            for _ in range(times)
+        )
 
     def next_failure(self, operation: Operation) -> KafkaFailure | None:
         """The failure that the request being answered now shall end in."""
@@ -181,6 +202,16 @@ class Cluster:
         """Let the group go on without members whose sessions have ended."""
         if self.running and group.expire(trio.current_time()):
             self.changed()
+
+    def logs(self, topic: str) -> list[PartitionLog]:
+        """The logs of a topic.
+
+        Raises:
+            ValueError: there is no such topic.
+        """
+        if topic not in self.topics:
+            raise ValueError(f"there is no topic {topic!r}: create_topic() makes one")
+        return self.topics[topic]
 
     def log(self, partition: TopicPartition) -> PartitionLog:
         """The log of a partition.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-__all__ = ["create_topic", "delete_topic", "nodes_that_answer"]
+__all__ = ["create_topic", "delete_topic", "is_reachable", "nodes_that_answer"]
 
 
 def _admin(bootstrap: str) -> AdminClient:
@@ -70,6 +70,15 @@ def delete_topic(bootstrap: str, topic: str, *, timeout: float) -> None:
     except KafkaException as error:
         if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise
+
+
+def is_reachable(bootstrap: str, *, timeout: float) -> bool:
+    """Whether a broker answers at this address within `timeout` seconds."""
+    try:
+        _admin(bootstrap).list_topics(timeout=timeout)
+    except KafkaException:
+        return False
+    return True
 
 
 def nodes_that_answer(bootstrap: str, *, cluster: str, timeout: float) -> frozenset[int]:

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import pytest
 
 from trio_broadway_kafka.testing._broker import DEFAULT_VERSION, KafkaBroker, start_kafka
 from trio_broadway_kafka.testing._jars import BrokerUnavailable, find_java, kafka_jars
+from trio_broadway_kafka.testing._topics import is_reachable
 
 __all__ = ["kafka_broker", "kafka_group", "kafka_topic"]
+
+# Seconds within which a Kafka that was given with --kafka-bootstrap must answer.
+REACHABLE_WITHIN = 10.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +54,12 @@ def kafka_broker(request: pytest.FixtureRequest) -> Iterator[KafkaBroker]:
     """
     own = request.config.getoption("--kafka-bootstrap")
     if own is not None:
+        if not is_reachable(own, timeout=REACHABLE_WITHIN):
+            pytest.fail(
+                f"no Kafka answered at {own!r} (--kafka-bootstrap) within "
+                f"{REACHABLE_WITHIN:g} s: is the address right, and does it run?",
+                pytrace=False,
+            )
         yield KafkaBroker(own)
         return
     capture = request.config.pluginmanager.getplugin("capturemanager")
@@ -72,8 +83,12 @@ def kafka_topic(request: pytest.FixtureRequest, kafka_broker: KafkaBroker) -> It
     it is made; without it there is one partition.
     """
     marker = request.node.get_closest_marker("kafka_topic")
+    options = {} if marker is None else _topic_options(marker)
     topic = _unique_name(request)
-    kafka_broker.create_topic(topic, **(marker.kwargs if marker else {}))
+    try:
+        kafka_broker.create_topic(topic, **options)
+    except Exception as error:
+        pytest.fail(f"the topic {topic} was not made with {options}: {error}", pytrace=False)
     yield topic
     kafka_broker.delete_topic(topic)
 
@@ -82,6 +97,30 @@ def kafka_topic(request: pytest.FixtureRequest, kafka_broker: KafkaBroker) -> It
 def kafka_group(request: pytest.FixtureRequest) -> str:
     """The name of a consumer group that nobody has used."""
     return _unique_name(request)
+
+
+def _topic_options(marker: pytest.Mark) -> dict[str, Any]:
+    """The marker's arguments, or a failed test that says what is wrong with them."""
+    partitions = marker.kwargs.get("partitions", 1)
+    config = marker.kwargs.get("config", {})
+    problem = None
+    if marker.args:
+        problem = f"its arguments have names, so {marker.args[0]!r} can't stand alone"
+    elif unknown := marker.kwargs.keys() - {"partitions", "config"}:
+        problem = f"there is no {', '.join(map(repr, sorted(unknown)))}"
+    elif not isinstance(partitions, int) or partitions < 1:
+        problem = f"partitions must be a whole number of 1 or more, not {partitions!r}"
+    elif not isinstance(config, Mapping) or not all(
+        isinstance(text, str) for pair in config.items() for text in pair
+    ):
+        problem = f"config must be texts by name, not {config!r}"
+    if problem is not None:
+        pytest.fail(
+            "@pytest.mark.kafka_topic(partitions=1, config={'cleanup.policy': 'compact'}) "
+            f"is how to write it: {problem}",
+            pytrace=False,
+        )
+    return dict(marker.kwargs)
 
 
 def _unique_name(request: pytest.FixtureRequest) -> str:
