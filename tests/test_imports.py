@@ -82,7 +82,14 @@ def imports(module: str, text: str, modules: Mapping[str, str]) -> Iterator[tupl
             yield name, node in types
 
 
-USERS_OF_TASKS = ("_batcher", "_keyed_processor", "_processor", "_processors", "_source")
+USERS_OF_TASKS = (
+    "_batcher",
+    "_keyed_processor",
+    "_preparer",
+    "_processor",
+    "_processors",
+    "_source",
+)
 
 # A stage is one module, but for these: one task, and all of them, or a part of it.
 ONE_STAGE = {

@@ -14,7 +14,7 @@ from functools import partial
 import trio
 
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import Intake, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
@@ -24,7 +24,9 @@ from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
+from trio_broadway_kafka._stages._handlers import going_on_from_prepared, nothing, telling
 from trio_broadway_kafka._stages._limiter import Limiter
+from trio_broadway_kafka._stages._preparer import Preparer
 from trio_broadway_kafka._stages._processors import Processors
 
 __all__ = ["UNWIND", "Assignment"]
@@ -84,12 +86,26 @@ class Assignment:
                 for name, batcher in stages.batchers.items()
             },
         )
-        handle = stages.handle_message or _nothing
+        handle: Callable[[Message], Awaitable[object]] = stages.handle_message or nothing
+        self.preparer: Preparer | None = None
+        if stages.prepare_messages is not None:
+            handle = going_on_from_prepared(handle)
+            self.preparer = Preparer(
+                stages.prepare_messages,
+                lanes,
+                arrived=self._arrived,
+                want=want,
+                stop=self._task_ended,
+            )
+        if finished is not None:
+            handle = telling(handle, finished)
+        # To pass on what was prepared, in its order, one is enough.
+        passing_on = 0 if self.preparer is None else 1
         self.processors = Processors(
-            handle=handle if finished is None else _telling(handle, finished),
+            handle=handle,
             lanes=lanes,
             lane_of=stages.ordering if callable(stages.ordering) else None,
-            count=0 if stages.handle_message is None else stages.concurrency,
+            count=passing_on if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
             settle=self._settle,
             limiter=self._limiter,
@@ -98,7 +114,7 @@ class Assignment:
             clock=clock,
         )
         self._forwarder: Forwarder | None = None
-        if stages.handle_message is None:
+        if stages.handle_message is None and self.preparer is None:
             self._forwarder = Forwarder(
                 lanes=lanes,
                 forward=self.batchers.forward_all if stages.batchers else self._acknowledge,
@@ -112,6 +128,8 @@ class Assignment:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks in `nursery`."""
+        if self.preparer is not None:
+            self.preparer.start(nursery)
         tasks = [*self.processors.to_run(), *self.batchers.to_run()]
         if self._forwarder is not None:
             tasks.append(self._forwarder.run)
@@ -136,6 +154,8 @@ class Assignment:
         self._ending = True
         self._limiter.unwatch(self._look_again)
         self.stop()
+        if self.preparer is not None:
+            self.preparer.end()
         for scope in self._scopes:
             scope.cancel()
 
@@ -170,15 +190,17 @@ class Assignment:
     def includes_caller(self) -> bool:
         """Whether the current task runs a handler, or runs in a nursery of one."""
         tasks = {*self.processors.tasks, *self.batchers.tasks()}
+        if self.preparer is not None:
+            tasks |= self.preparer.tasks
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task not in tasks:
             task = task.parent_nursery.parent_task if task.parent_nursery else None
         return task is not None
 
     @property
-    def intake(self) -> Intake:
+    def intake(self) -> Preparer | KeyedLanes | PartitionLanes | UnorderedLanes:
         """Where what arrives is put."""
-        return self.lanes
+        return self.lanes if self.preparer is None else self.preparer
 
     @property
     def failed(self) -> int:
@@ -211,6 +233,7 @@ class Assignment:
             self.batchers.is_idle()
             and not self.processors.has_work()
             and not self.processors.busy
+            and (self.preparer is None or self.preparer.is_idle())
         )
 
     def set_share(self, share: int) -> None:
@@ -227,7 +250,12 @@ class Assignment:
         self._partitions.difference_update(partitions)
 
     def received(self, segments: Sequence[Segment]) -> None:
-        """Segments were added to the lanes, or (with none) some that were held came back."""
+        """Segments were added to the intake, or (with none) some that were held came back."""
+        if self.preparer is None or not segments:
+            self._arrived(segments)
+
+    def _arrived(self, segments: Sequence[Segment]) -> None:
+        """Segments were added to the lanes."""
         if self._forwarder is not None:
             self._forwarder.wake()
         elif segments or self.processors.has_work():
@@ -236,7 +264,7 @@ class Assignment:
     def drop_all(self) -> None:
         """Drop what has not started."""
         for partition in self._partitions:
-            self.lanes.drop(partition)
+            self.intake.drop(partition)
 
     def stop(self) -> None:
         """Start nothing more, not even what is in batches."""
@@ -257,7 +285,7 @@ class Assignment:
             partitions = frozenset(self._partitions)
         else:
             for partition in partitions:
-                self.lanes.drop(partition)
+                self.intake.drop(partition)
         with trio.move_on_after(timeout) as scope:
             await self.processors.wait_done(partitions)
             self.batchers.flush("drain" if some is None else "revoke", some)
@@ -292,7 +320,7 @@ class Assignment:
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions and cancel their handlers, without waiting."""
         for partition in partitions:
-            self.lanes.drop(partition)
+            self.intake.drop(partition)
         self._cut_off(partitions)
 
     async def wait_ended(self) -> None:
@@ -302,26 +330,9 @@ class Assignment:
             with trio.move_on_after(_RESISTING_LOG):
                 await self.processors.wait_ended()
                 await self.batchers.wait_ended()
-                return
+                break
             since = trio.current_time() - started
             self.processors.log_resisting(since)
             self.batchers.log_resisting(since)
-
-
-async def _nothing(message: Message) -> None: ...
-
-
-def _telling(
-    handle: Callable[[Message], Awaitable[object]], finished: Callable[[], None]
-) -> Callable[[Message], Awaitable[object]]:
-    """A handler that tells when it has returned.
-
-    The flag of the message is set after this, but before any other task runs.
-    """
-
-    async def handle_and_tell(message: Message) -> object:
-        result = await handle(message)
-        finished()
-        return result
-
-    return handle_and_tell
+        if self.preparer is not None:
+            await self.preparer.wait_ended()

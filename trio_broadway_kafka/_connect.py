@@ -21,7 +21,7 @@ def make_lanes(
 ) -> KeyedLanes | PartitionLanes | UnorderedLanes:
     """The lanes for an ordering; `share` and `alone` as in `KeyedLanes`."""
     if stages.handle_message is None:
-        return UnorderedLanes(whole=True, alone=alone)
+        return UnorderedLanes(whole=stages.prepare_messages is None, alone=alone)
     match stages.ordering:
         case "unordered":
             return UnorderedLanes(alone=alone)

@@ -106,7 +106,8 @@ async def test_it_is_one_limit_for_all_partitions_and_each_gets_its_turn(
     ):
         await trio.sleep(29.9)
     assert sorted(itertools.chain(*times.values())) == pytest.approx([n / 2 for n in range(60)])
-    assert all(18 <= len(each) <= 22 for each in times.values())
+    # In turn, but that the first to come has taken the first token.
+    assert all(19 <= len(each) <= 21 for each in times.values())
 
 
 async def test_a_limit_that_is_assigned_takes_effect_at_once_also_from_waiting(

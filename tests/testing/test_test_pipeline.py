@@ -540,6 +540,26 @@ async def test_a_mistake_is_named_and_nothing_is_pushed(
         assert pipeline.statistics().received == 1
 
 
+async def test_what_prepare_messages_assigns_goes_before_the_batch_mode_of_the_push(
+    autojump_clock: MockClock,
+) -> None:
+    batches: list[tuple[str, str, list[bytes | None]]] = []
+
+    async def prepare(messages: list[Message]) -> None:
+        for message in messages:
+            assert message.batch_mode == "flush"
+            message.batch_mode = "bulk"
+
+    stages = Stages(
+        prepare_messages=prepare, batchers={"default": collect(batches, size=2, timeout=9)}
+    )
+    async with open_test_pipeline(stages=stages) as pipeline:
+        acks = await pipeline.push(b"1", b"2", b"3")
+        assert values(acks.succeeded) == [b"1", b"2", b"3"]
+        assert trio.current_time() == 9
+    assert batches == [("default", "size", [b"1", b"2"]), ("default", "timeout", [b"3"])]
+
+
 @pytest.mark.parametrize("in_context", [False, True], ids=["plain", "entered"])
 async def test_stages_of_each_partitions_own_are_tested_in_the_same_way(
     in_context: bool, autojump_clock: MockClock

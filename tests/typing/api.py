@@ -79,6 +79,11 @@ async def handle_batch(batch: Batch) -> None:
         assert_type(message, Message)
 
 
+async def prepare(messages: list[Message]) -> None: ...
+
+
+Stages(prepare_messages=prepare)
+Stages(prepare_messages=handle)  # type: ignore[arg-type]
 Stages(batchers={"default": Batcher(handle_batch=handle_batch, size=1000, timeout=2)})
 Stages(batchers={"default": Batcher(handle_batch=handle)})  # type: ignore[arg-type]
 Stages(handle_message=handle_in_sync)  # type: ignore[arg-type]

@@ -23,7 +23,15 @@ from typing import Any, Protocol
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
-__all__ = ["FULL", "Address", "Intake", "Lanes", "PartitionLanes", "UnorderedLanes"]
+__all__ = [
+    "FULL",
+    "Address",
+    "Intake",
+    "Lanes",
+    "PartitionLanes",
+    "UnorderedLanes",
+    "forget_last",
+]
 
 Address = tuple[str, int]
 
@@ -98,7 +106,7 @@ def _without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[
     return others
 
 
-def _truncate(segments: deque[Segment], partition: PartitionOffsets, excess: int) -> int:
+def forget_last(segments: deque[Segment], partition: PartitionOffsets, excess: int) -> int:
     """Forget the last `excess` messages, or as many as lie behind all that were taken.
 
     Returns how many are left to forget; 0 too if no more may be forgotten.
@@ -175,9 +183,9 @@ class UnorderedLanes:
     def truncate(self, partition: PartitionOffsets, keep: int) -> None:
         excess = self.blocked(partition) - keep
         if partition.held:
-            _truncate(partition.aside, partition, excess)
+            forget_last(partition.aside, partition, excess)
         elif self._alone:
-            _truncate(self.ready, partition, excess)
+            forget_last(self.ready, partition, excess)
 
     def drop(self, partition: PartitionOffsets) -> None:
         partition.draining = True
@@ -289,7 +297,7 @@ class PartitionLanes:
         if owned is None:
             return
         excess = self.blocked(partition) - keep
-        excess = _truncate(self._queues[address], partition, excess)
+        excess = forget_last(self._queues[address], partition, excess)
         if excess > 0 and owned.partition is partition:
             partition.truncate(owned, excess)
 

@@ -10,7 +10,7 @@ from trio_broadway_kafka._model._errors import MessageFailed
 if TYPE_CHECKING:
     from trio_broadway_kafka._kafka._client import RawMessage
 
-__all__ = ["DEFAULT_ROUTE", "Message"]
+__all__ = ["DEFAULT_ROUTE", "Message", "Prepared"]
 
 _NO_TIMESTAMP = 0  # confluent_kafka.TIMESTAMP_NOT_AVAILABLE
 
@@ -37,14 +37,15 @@ class Message:
     data: Any
 
     def __init__(self, raw: RawMessage) -> None:
-        self._raw = raw
+        self._raw: RawMessage = raw
         self._failure: BaseException | None = None
         # batcher, batch_key, batch_mode; None for the defaults: one look for all three.
         self._route: Route | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "data":
-            self.data = value = self._raw.value()
+            raw = self._raw
+            self.data = value = raw.message.data if isinstance(raw, Prepared) else raw.value()
             return value
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -146,3 +147,40 @@ class Message:
                 f"message.fail() takes a text or an exception, not {type(reason).__name__}"
             )
         self._failure = reason
+
+
+class Prepared:
+    """A record together with what ``prepare_messages`` made of it: a `RawMessage`.
+
+    Each message that is made of it starts from that.
+
+    Attributes:
+        message: the message that was prepared.
+    """
+
+    __slots__ = ("_record", "message")
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self._record = message._raw
+
+    def topic(self) -> str:
+        return self._record.topic()
+
+    def partition(self) -> int:
+        return self._record.partition()
+
+    def offset(self) -> int:
+        return self._record.offset()
+
+    def key(self) -> bytes | None:
+        return self._record.key()
+
+    def value(self) -> bytes | None:
+        return self._record.value()
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return self._record.headers()
+
+    def timestamp(self) -> tuple[int, int]:
+        return self._record.timestamp()

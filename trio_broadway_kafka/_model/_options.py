@@ -28,6 +28,7 @@ __all__ = [
 
 Ordering = Literal["key", "partition", "unordered"] | Callable[[Message], Hashable]
 HandleMessage = Callable[[Message], Awaitable[None]]
+PrepareMessages = Callable[[list[Message]], Awaitable[None]]
 HandleFailed = Callable[[list[Message]], Awaitable[None]]
 HandleBatch = Callable[[Batch], Awaitable[None]]
 
@@ -105,6 +106,11 @@ class Stages:
             message, up to `concurrency` at once. It changes the message in place and
             returns nothing. Raising, or ``message.fail(reason)``, fails the message.
             Without one, messages go straight to the batcher ``"default"``.
+        prepare_messages: ``async def prepare_messages(messages) -> None``, called with what
+            arrived together of one partition, once, before any of it is handled: for what is
+            done better for many at once, such as a look-up. It may change the messages, and
+            fail them: those are not handled. Raising fails them all. What is being prepared
+            has not started: leaving drops it.
         handle_failed: ``async def handle_failed(messages) -> None``, called with a list of
             messages before they are acknowledged as failed (see `Skip`), once for each;
             ``message.failure`` says why. If it raises, the pipeline stops, and they are
@@ -128,6 +134,7 @@ class Stages:
     """
 
     handle_message: HandleMessage | None = None
+    prepare_messages: PrepareMessages | None = None
     handle_failed: HandleFailed | None = None
     batchers: Mapping[str, Batcher] = field(default_factory=dict)
     ordering: Ordering = "key"
@@ -137,6 +144,8 @@ class Stages:
     def __post_init__(self) -> None:
         if self.handle_message is not None:
             _check_handler("handle_message", self.handle_message)
+        if self.prepare_messages is not None:
+            _check_handler("prepare_messages", self.prepare_messages)
         if self.handle_failed is not None:
             _check_handler("handle_failed", self.handle_failed)
         self._check_batchers()

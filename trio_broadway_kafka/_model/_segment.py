@@ -110,6 +110,19 @@ class Segment:
         self.items = fresh = iter(rest)
         self._untaken = fresh
 
+    @property
+    def records(self) -> Sequence[Any]:
+        """All of its records, where none has been taken and they are taken whole."""
+        assert self._whole is not None
+        return self._whole
+
+    def replace(self, records: Sequence[Any]) -> None:
+        """Let these stand for its `records`; none of which has been taken."""
+        indices = iter(range(len(self.flags)))
+        self._untaken = indices
+        self.items = zip(records, indices, strict=False)
+        self._whole = None
+
     def exhaust(self) -> int:
         """Take everything that nobody has taken, and do nothing with it. Returns how many.
 

@@ -110,7 +110,10 @@ class Limiter:
                 wake = next(iter(self._waiting))
                 del self._waiting[wake]
                 wake()
-                await trio.lowlevel.checkpoint()  # so that it takes what it wants
+                # So that it takes what it wants before the next one is woken: it runs in the
+                # next round of trio's loop, in which this task might come first.
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
 
     async def _wait_for_token(self) -> bool:
         """Wait for the next token; False if the limit has changed meanwhile."""

@@ -138,8 +138,16 @@ def _acknowledging(stages: Stages, pushes: Pushes) -> Stages:
     handle: Callable[[Message], Awaitable[object]] | None = stages.handle_message
     handle_failed: Callable[[list[Message]], Awaitable[object]] | None = stages.handle_failed
 
+    prepare: Callable[[list[Message]], Awaitable[object]] | None = stages.prepare_messages
+
+    async def start_and_prepare(messages: list[Message]) -> Any:
+        for message in messages:
+            pushes.start(message)
+        return None if prepare is None else await prepare(messages)
+
     async def handle_and_settle(message: Message) -> Any:
-        pushes.start(message)
+        if prepare is None:
+            pushes.start(message)
         result = None if handle is None else await handle(message)
         if result is None and message.failure is None and not stages.batchers:
             pushes.settle([message])
@@ -159,6 +167,7 @@ def _acknowledging(stages: Stages, pushes: Pushes) -> Stages:
     in_order = stages.ordering != "unordered"
     return replace(
         stages,
+        prepare_messages=None if prepare is None else start_and_prepare,
         handle_message=handle_and_settle,
         handle_failed=settle_failed,
         batchers={
