@@ -21,14 +21,11 @@ __all__ = ["LoggingInstrument"]
 class LoggingInstrument(Instrument):
     """Logs what a pipeline does: a line per event, none per message.
 
-    ====== ======================================================================
-    level  what
-    ====== ======================================================================
-    WARNING the pipeline was closed by an error (its kind only: the error itself
-           leaves the block)
-    INFO   opened, with its stages; closed; partitions assigned and revoked
-    DEBUG  messages received, per partition and fetch; batches; commits
-    ====== ======================================================================
+    - WARNING: the pipeline was closed by an error (its kind only: the error itself leaves
+      the block);
+    - INFO: it was opened, with its stages; it was closed, with its counts; partitions were
+      assigned and revoked;
+    - DEBUG: messages received, a line for each partition and fetch; batches; commits.
 
     What a pipeline logs itself, under ``trio_broadway_kafka``, is not said again: skipped
     messages, lost partitions, refused commits, handlers that were cut off. No line holds a
