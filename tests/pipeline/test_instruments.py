@@ -27,6 +27,7 @@ from trio_broadway_kafka import (
     open_pipeline,
     run_pipeline,
 )
+from trio_broadway_kafka._kafka._client import OffsetCommit
 from trio_broadway_kafka.testing import FakeBroker
 
 Handle = Callable[[Message], Awaitable[None]]
@@ -550,13 +551,19 @@ async def test_a_message_that_fails_in_its_batch_was_processed_well_before(
     assert len(diary.told("batch")) == len(diary.told("failed")) == 50
 
 
+@pytest.mark.parametrize("instead", [None, ValueError("instead")])
 async def test_a_batch_that_is_cut_off_is_not_told(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, instead: Exception | None
 ) -> None:
     diary = Diary()
 
     async def handle_batch(batch: Batch) -> None:
-        await trio.sleep(100)
+        try:
+            await trio.sleep(100)
+        except trio.Cancelled:
+            if instead is not None:
+                raise instead from None
+            raise
 
     stages = Stages(batchers={"default": Batcher(handle_batch=handle_batch, size=2)})
     async with open_pipeline(
@@ -567,7 +574,7 @@ async def test_a_batch_that_is_cut_off_is_not_told(
         drain_timeout=1,
     ):
         await trio.sleep(1)
-    assert diary.of("batch", "closed") == [(2, "closed", (None, 2))]
+    assert diary.of("batch", "failed", "closed") == [(2, "closed", (None, 2))]
 
 
 # Commits
@@ -658,6 +665,43 @@ async def test_a_commit_that_is_not_answered_is_told_as_timed_out(
             "refused",
             ({("t", 0): 1}, "_TIMED_OUT", True, 30),
         )
+
+
+async def test_tries_that_were_told_as_refused_are_not_told_as_timed_out_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = broker_of(1)
+    broker.fail_next("commit", "COORDINATOR_NOT_AVAILABLE", times=400)
+    diary = Diary()
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=nothing),
+        instruments=[diary],
+        commit_interval=2,
+    ):
+        await trio.sleep(50)
+    refused: list[Any] = diary.told("refused")
+    assert {code for _, code, *_ in refused} == {"COORDINATOR_NOT_AVAILABLE"}
+    assert len(refused) == 400
+    assert diary.told("committed") == [({("t", 0): 1}, 0)]
+
+
+async def test_an_answer_that_comes_after_the_closing_is_not_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    diary = Diary()
+    async with open_pipeline(
+        client=broker_of(0).client(),
+        topics=["t"],
+        stages=Stages(handle_message=nothing),
+        instruments=[diary],
+    ) as pipeline:
+        await trio.sleep(1)
+    assert pipeline._told is not None
+    pipeline._told.committed([OffsetCommit("t", 0, 1, 1)], 1.0)
+    assert diary.told("committed") == []
+    assert diary.lines[-1][1] == "closed"
 
 
 # The instruments themselves
