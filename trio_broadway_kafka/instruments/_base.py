@@ -60,7 +60,7 @@ class Instrument:
 
         Args:
             pipeline: which one.
-            error: what leaves the block: None after a drain, else mostly a group. Its text
+            error: what leaves the block, mostly a group; None if nothing does. Its text
                 may hold what the messages hold.
             unfinished: how many messages had started and are not finished: they are handled
                 again.
