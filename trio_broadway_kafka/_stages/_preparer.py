@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from trio_broadway_kafka._model._lanes import Lanes, forget_last
-from trio_broadway_kafka._model._message import Message, Prepared
+from trio_broadway_kafka._model._message import Message, Prepared, messages_of
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._tasks import is_cancelled
@@ -159,7 +159,7 @@ class Preparer:
     async def _prepare_segment(self, segment: Segment) -> bool:
         """Prepare and pass on; False if it was cancelled."""
         state = segment.partition
-        messages = list(map(Message, segment.records))
+        messages = messages_of(segment.records)
         error: Exception | None = None
         try:
             result = await self._prepare(list(messages))
