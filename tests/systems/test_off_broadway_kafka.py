@@ -400,10 +400,11 @@ async def test_fault_one_pipeline_per_partition_waits_on_revoke_for_what_has_sta
 async def test_fault_the_list_of_what_is_kept_is_bounded_whatever_the_backlog(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_flow(concurrency=10, max_in_flight=100) as flow:
-        await flow.arrive(100_000)
-        assert flow.pipeline.statistics().received <= 100
-        for _ in range(20):
-            await flow.finish(10)
-            assert flow.pipeline.statistics().in_flight <= 100
-        assert len(flow.started) == 210
+    async with open_flow(concurrency=10, max_in_flight=12) as flow:
+        await flow.arrive(10_000)
+        for _ in range(100):
+            assert flow.busy == 10
+            assert flow.kept <= 2
+            await flow.finish(1)
+        assert len(flow.started) == 110
+        assert flow.pipeline.statistics().received <= 112
