@@ -90,7 +90,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The pipeline against a raw consume loop; -- latency, memory, slow_handlers: those."""
+    """The pipeline against a raw loop; -- latency, memory, slow_handlers, forwarding: those."""
     install(session, "trio-broadway-kafka[broker]")
     arguments = [*session.posargs]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "pipeline"
