@@ -34,8 +34,12 @@ ROOMS: dict[str, set[str]] = {
     "instruments": {"_model"},
 }
 
-# The model holds Kafka's messages, whose type is the protocol's.
-TYPES_ONLY: dict[str, set[str]] = {"_model": {"_kafka._client"}}
+# The model holds Kafka's messages, whose type is the protocol's; instruments are told which
+# pipeline something comes from.
+TYPES_ONLY: dict[str, set[str]] = {
+    "_model": {"_kafka._client"},
+    "instruments": {"_pipeline"},
+}
 
 
 def sources() -> dict[str, str]:
@@ -153,6 +157,8 @@ def test_every_module_keeps_to_its_room() -> None:
         ("_stages._source", "from .._kafka import _confluent", "imports _kafka._confluent"),
         ("_stages._source", "import confluent_kafka.admin", "imports confluent_kafka"),
         ("_pipeline", "from confluent_kafka import Consumer", "imports confluent_kafka"),
+        ("instruments._base", "from .._pipeline import Pipeline", "imports _pipeline"),
+        ("instruments._base", f"{IF}from .._stages import _source", "imports _stages._source"),
         ("_kafka._client", "from confluent_kafka import Consumer", "imports confluent_kafka"),
         ("_kafka._client", "from .._pipeline import Pipeline", "imports _pipeline"),
         ("_pipeline", "from .testing import FakeBroker", "_pipeline imports testing"),
@@ -161,7 +167,14 @@ def test_every_module_keeps_to_its_room() -> None:
 )
 def test_a_module_that_breaks_a_rule_is_found(module: str, text: str, complaint: str) -> None:
     neighbours = dict.fromkeys(
-        ["_pipeline", "_stages._processor", "_kafka._client", "_kafka._confluent"], ""
+        [
+            "_pipeline",
+            "_stages._processor",
+            "_stages._source",
+            "_kafka._client",
+            "_kafka._confluent",
+        ],
+        "",
     )
     neighbours |= dict.fromkeys(["testing.__init__", "_kafka.__init__"], "")
     (found,) = violations(neighbours | {module: text})
@@ -176,6 +189,7 @@ def test_a_module_that_breaks_a_rule_is_found(module: str, text: str, complaint:
         ("_stages._source", "from .._kafka import _client"),
         ("_model._lanes", "from ._message import Message\nfrom . import _errors"),
         ("_model._message", f"{IF}from .._kafka._client import RawMessage"),
+        ("instruments._base", f"{IF}from .._pipeline import Pipeline"),
         ("_stages._source", "from trio_broadway_kafka._kafka._client import Chunk"),
         ("_kafka._confluent", "import confluent_kafka\nfrom ._client import Chunk"),
         ("_pipeline", "from ._stages import _source\nimport trio, trio_util"),
@@ -184,7 +198,8 @@ def test_a_module_that_breaks_a_rule_is_found(module: str, text: str, complaint:
 )
 def test_a_module_that_keeps_the_rules_is_left_in_peace(module: str, text: str) -> None:
     neighbours = dict.fromkeys(
-        ["_model._lanes", "_model._errors", "_kafka._client", "_stages._source"], ""
+        ["_model._lanes", "_model._errors", "_kafka._client", "_stages._source", "_pipeline"],
+        "",
     )
     assert violations(neighbours | {module: text}) == []
 

@@ -10,23 +10,28 @@ from trio_broadway_kafka._model._errors import (
 )
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Batcher, Stages
-from trio_broadway_kafka._model._policies import Skip, Stop
+from trio_broadway_kafka._model._policies import FailurePolicy, Skip, Stop
 from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._model._statistics import (
     BatcherStatistics,
     PartitionStatistics,
     PipelineStatistics,
 )
+from trio_broadway_kafka._model._topology import BatcherTopology, StagesTopology, Topology
 from trio_broadway_kafka._open import open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka._run import run_pipeline
+from trio_broadway_kafka.instruments import Instrument
 
 __all__ = [
     "Batch",
     "Batcher",
     "BatcherStatistics",
+    "BatcherTopology",
     "BroadwayKafkaError",
     "ConfigError",
+    "FailurePolicy",
+    "Instrument",
     "KafkaFailure",
     "Message",
     "MessageFailed",
@@ -37,7 +42,9 @@ __all__ = [
     "RateLimit",
     "Skip",
     "Stages",
+    "StagesTopology",
     "Stop",
+    "Topology",
     "open_pipeline",
     "run_pipeline",
 ]

@@ -14,12 +14,14 @@ from functools import partial
 import trio
 
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import Address, PartitionLanes, UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
+from trio_broadway_kafka._model._policies import FailurePolicy, Stage
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._model._statistics import BatcherStatistics
+from trio_broadway_kafka._model._topology import StagesTopology, topology_of
 from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
@@ -51,6 +53,7 @@ class Assignment:
         want: called when few messages are left.
         finished: called after each message, None if nobody needs it.
         failed: called when a task has ended that was not told to, and so the pipeline.
+        told: as for `Failures`.
         clock: paces the processors' checkpoints, in seconds.
     """
 
@@ -63,14 +66,16 @@ class Assignment:
         finished: Callable[[], None] | None,
         limiter: Limiter | None = None,
         failed: Callable[[], None] | None = None,
+        told: Callable[[Message, FailurePolicy, Stage], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.lanes = lanes
+        self._stages = stages
         self._limiter = limiter or Limiter()
         self._failed = failed
         self._scopes: list[trio.CancelScope] = []
         self._ending = False
-        self.failures = Failures(stages.on_failure, stages.handle_failed)
+        self.failures = Failures(stages.on_failure, stages.handle_failed, told)
         self._finished = finished
         self.batchers = Batchers(
             {
@@ -216,6 +221,10 @@ class Assignment:
     def started(self) -> int:
         """How many messages have started and are not finished."""
         return self.processors.busy + self.batchers.held
+
+    def topology(self, address: Address | None = None) -> tuple[StagesTopology, ...]:
+        """What the stages are; `address` is the partition whose own they are."""
+        return (topology_of(self._stages, address),)
 
     def batcher_statistics(self) -> tuple[BatcherStatistics, ...]:
         """What each batcher holds and has delivered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._fan_out import FanOut
 from trio_broadway_kafka._model._demand import CHUNK
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
 from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
@@ -55,6 +56,7 @@ def connect(
     entered: Callable[[PartitionOffsets], None],
     finished: Callable[[], None] | None,
     limiter: Limiter,
+    told: FanOut | None,
 ) -> Assignment | PartitionPipelines:
     """Make what handles the messages.
 
@@ -65,17 +67,19 @@ def connect(
         entered: called when a partition's own stages are there.
         finished: called after each message, None if nobody needs it.
         limiter: how many messages may be taken.
+        told: the instruments, None if there are none.
     """
 
     def make(stages: Stages, failed: Callable[[], None] | None = None) -> Assignment:
         stages.check_bound(options.max_in_flight)
         return Assignment(
-            stages,
+            stages if told is None else told.watched(stages),
             make_lanes(stages, share=options.max_in_flight, alone=failed is not None),
             want=want,
             finished=finished,
             limiter=limiter,
             failed=failed,
+            told=None if told is None else told.message_failed,
         )
 
     if isinstance(stages, Stages):

@@ -9,6 +9,7 @@ import trio
 from trio_util import AsyncValue
 
 from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._fan_out import FanOut
 from trio_broadway_kafka._kafka._client import AssignedPartition, TopicPartition
 from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._offsets import PartitionOffsets
@@ -35,6 +36,7 @@ class Listener:
         demand: knows a partition's share.
         finished: called when something may have finished, None if nobody needs it.
         ended: called with assignments that have ended.
+        told: the instruments, None if there are none.
 
     Attributes:
         assigned_once: whether there has been an assignment.
@@ -52,6 +54,7 @@ class Listener:
         *,
         finished: Callable[[], None] | None,
         ended: Callable[[Sequence[PartitionOffsets]], None],
+        told: FanOut | None,
     ) -> None:
         self.assigned_once = AsyncValue(False)
         self.ended_counts = Counts()
@@ -64,6 +67,7 @@ class Listener:
         self._demand = demand
         self._finished = finished
         self._ended = ended
+        self._told = told
         self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
         self._nursery: trio.Nursery
 
@@ -85,6 +89,8 @@ class Listener:
     # See `SourceListener`.
 
     def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
+        if self._told is not None:
+            self._told.assigned(partitions)
         self._assignment.add(partitions)
         self._share_anew()
         self.assigned_once.value = True
@@ -98,6 +104,7 @@ class Listener:
         self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
     ) -> None:
         # Shielded: the rebalance waits for it, and it ends by its own deadline.
+        since = trio.current_time()
         with trio.CancelScope(shield=True) as scope:
             self._revokes.add(scope)
             left = await self._assignment.drain(
@@ -105,7 +112,7 @@ class Listener:
             )
             self.note_cut_off(left, self._options.revoke_timeout)
             await self._acknowledger.release(assigned, partitions)
-            self._end(partitions)
+            self._end(partitions, lost=False, duration=trio.current_time() - since)
         self._revokes.discard(scope)
 
     def note_cut_off(self, left: int, seconds: float) -> None:
@@ -122,11 +129,15 @@ class Listener:
     def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
         _log.warning("%s: lost %s", self._name, ", ".join(map(repr, partitions)))
         self._assignment.interrupt(partitions)
-        self._end(partitions)
+        self._end(partitions, lost=True, duration=0.0)
 
-    def _end(self, partitions: Sequence[PartitionOffsets]) -> None:
+    def _end(
+        self, partitions: Sequence[PartitionOffsets], *, lost: bool, duration: float
+    ) -> None:
         # A partition may be lost while its revoke drains it: it ends once.
         partitions = [partition for partition in partitions if partition.live]
+        if self._told is not None:
+            self._told.ended(partitions, lost=lost, duration=duration)
         self.ended_counts.add(partitions)
         self._ended(partitions)
         self._assignment.remove(partitions)
@@ -137,6 +148,8 @@ class Listener:
 
     def received(self, segments: Sequence[Segment]) -> None:
         self._acknowledger.received(segments)
+        if self._told is not None:
+            self._told.received(segments)
         self._assignment.received(segments)
         if self._finished is not None:
             self._finished()

@@ -18,6 +18,7 @@ from trio_broadway_kafka._model._options import (
 )
 from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
 from trio_broadway_kafka._pipeline import Pipeline
+from trio_broadway_kafka.instruments._base import Instrument, check_instruments
 
 __all__ = ["Opening", "open_pipeline"]
 
@@ -38,6 +39,7 @@ def open_pipeline(
     drain_timeout: float = 30.0,
     revoke_timeout: float = 20.0,
     close_timeout: float = 5.0,
+    instruments: Iterable[Instrument] = (),
     client: KafkaClient | None = None,
 ) -> AbstractAsyncContextManager[Pipeline]:
     """Open a pipeline: ``async with open_pipeline(...) as pipeline: ...``.
@@ -74,6 +76,7 @@ def open_pipeline(
         revoke_timeout: the same for partitions that are taken away; must be below
             ``max.poll.interval.ms``.
         close_timeout: seconds for the last commit and for closing the client.
+        instruments: told of what happens, as it happens (see `Instrument`), in this order.
         client: in tests, a client of `testing.FakeBroker` instead of a real one.
 
     Raises:
@@ -87,6 +90,7 @@ def open_pipeline(
         raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
     if isinstance(stages, Stages):
         stages.check_bound(max_in_flight)
+    told = check_instruments(instruments)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
         max_in_flight_bytes=max_in_flight_bytes,
@@ -113,8 +117,19 @@ def open_pipeline(
         confluent.check(session)
     elif kafka is not None:
         raise ConfigError("give either kafka or client, not both")
-    group = str(kafka["group.id"]) if kafka else "pipeline"
-    return Opening(Pipeline(name or group, client, session, stages, options, rate_limit))
+    group = str(kafka["group.id"]) if kafka else None
+    return Opening(
+        Pipeline(
+            name or group or "pipeline",
+            client,
+            session,
+            stages,
+            options,
+            rate_limit,
+            told,
+            group,
+        )
+    )
 
 
 class Opening(AbstractAsyncContextManager[Pipeline]):

@@ -19,6 +19,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages, StagesFactory
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import BatcherStatistics, sum_of_batchers
+from trio_broadway_kafka._model._topology import StagesTopology
 from trio_broadway_kafka._partition_pipeline import PartitionPipeline
 
 __all__ = ["PartitionPipelines"]
@@ -170,6 +171,19 @@ class PartitionPipelines:
         """What the batchers of each name hold and have delivered, over all partitions."""
         live = (b for assignment in self._at_work() for b in assignment.batcher_statistics())
         return sum_of_batchers((*self._ended_batchers, *live))
+
+    def topology(self) -> tuple[StagesTopology, ...]:
+        """What the stages of each partition are, where they are there."""
+        at_work = {
+            (state.topic, state.partition): one.assignment
+            for state, one in self._of.items()
+            if one.assignment is not None
+        }
+        return tuple(
+            stages
+            for address in sorted(at_work)
+            for stages in at_work[address].topology(address)
+        )
 
     def includes_caller(self) -> bool:
         """Whether the current task is a handler, or enters or leaves a partition's stages."""

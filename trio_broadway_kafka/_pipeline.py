@@ -15,15 +15,15 @@ past the deadline it is abandoned.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Literal
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 
 import trio
 from trio_util import AsyncValue
 
 from trio_broadway_kafka._caught_up import wait_caught_up
 from trio_broadway_kafka._connect import chunk_of, connect
+from trio_broadway_kafka._fan_out import FanOut
 from trio_broadway_kafka._kafka._client import (
     KafkaClient,
     Session,
@@ -39,10 +39,12 @@ from trio_broadway_kafka._model._statistics import (
     PipelineStatistics,
     pipeline_statistics,
 )
+from trio_broadway_kafka._model._topology import PipelineState, Topology
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._source import Source
+from trio_broadway_kafka.instruments import Instrument
 
 __all__ = ["Pipeline"]
 
@@ -68,12 +70,19 @@ class Pipeline:
         stages: Stages | StagesFactory,
         options: PipelineOptions,
         rate_limit: RateLimit | None = None,
+        instruments: Sequence[Instrument] = (),
+        group: str | None = None,
     ) -> None:
         self.name = name
+        self._group = group
+        self._session = session
+        self._told = told = FanOut(self, instruments) if instruments else None
         self._client = client
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
-        self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
+        self._acknowledger = Acknowledger(
+            client, self._partitions, options.commit_interval, told
+        )
         self._limiter = Limiter(rate_limit)
         at_once = options.commit_interval == 0
         finished = self._acknowledger.finished if at_once else None
@@ -85,6 +94,7 @@ class Pipeline:
             entered=lambda state: self._source.ready(state),
             finished=finished,
             limiter=self._limiter,
+            told=told,
         )
         demand = Demand(
             max_messages=options.max_in_flight,
@@ -100,6 +110,7 @@ class Pipeline:
             demand,
             finished=finished,
             ended=lambda states: self._source.ended(states),
+            told=told,
         )
         self._source: Source = Source(
             client,
@@ -111,7 +122,7 @@ class Pipeline:
             gap_limit=_GAP_FACTOR * options.max_in_flight,
             enters=isinstance(self._assignment, PartitionPipelines),
         )
-        self._state: AsyncValue[Literal["opening", "open", "draining", "drained", "closed"]]
+        self._state: AsyncValue[PipelineState]
         self._state = AsyncValue("opening")
         self._unfinished = 0
         self._nursery: trio.Nursery
@@ -121,7 +132,8 @@ class Pipeline:
     @asynccontextmanager
     async def _lifetime(self) -> AsyncGenerator[trio.Nursery]:
         """The nursery and its tasks; at the end all of it is closed."""
-        async with trio.open_nursery() as nursery:
+        told = nullcontext() if self._told is None else self._told.lifetime()
+        async with told, trio.open_nursery() as nursery:
             self._nursery = nursery
             self._listener.start(nursery)
             self._assignment.start(nursery)
@@ -129,6 +141,8 @@ class Pipeline:
             nursery.start_soon(self._acknowledger.commit_regularly)
             nursery.start_soon(self._source.fetch_on_demand)
             nursery.start_soon(self._limiter.run)
+            if self._told is not None:
+                nursery.start_soon(self._told.run)
             nursery.start_soon(self._listener.raise_failure)
             try:
                 yield nursery
@@ -138,7 +152,13 @@ class Pipeline:
 
     async def _open(self) -> None:
         await self._nursery.start(self._source.run)
-        self._state.value = "open"
+        self._note_open()
+
+    def _note_open(self) -> None:
+        if self._state.value == "opening":
+            self._state.value = "open"
+            if self._told is not None:
+                self._told.opened()
 
     async def _close(self) -> None:
         """End the stages, commit, close the client. Shielded; ends by `close_timeout`, but
@@ -290,6 +310,17 @@ class Pipeline:
         check_rate_limit(limit)
         self._check_open()
         self._limiter.limit = limit
+
+    def topology(self) -> Topology:
+        """What the pipeline consists of, as of now."""
+        return Topology(
+            name=self.name,
+            group=self._group,
+            topics=self._session.topics,
+            state=self._state.value,
+            per_partition=isinstance(self._assignment, PartitionPipelines),
+            stages=self._assignment.topology(),
+        )
 
     def statistics(self) -> PipelineStatistics:
         """What has been done since opening, and where the partitions are."""

@@ -14,6 +14,7 @@ from trio_broadway_kafka._model._options import Stages, StagesFactory
 from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
+from trio_broadway_kafka.instruments import Instrument
 
 __all__ = ["PipelineArguments", "run_pipeline"]
 
@@ -40,6 +41,7 @@ class PipelineArguments(_Needed, total=False):
     drain_timeout: float
     revoke_timeout: float
     close_timeout: float
+    instruments: Iterable[Instrument]
     client: KafkaClient | None
 
 

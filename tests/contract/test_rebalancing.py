@@ -6,6 +6,7 @@ import trio
 
 from tests.contract._recorder import address, offset_of, values
 from tests.contract._scene import Scene
+from trio_broadway_kafka._kafka._client import OffsetCommit
 
 
 async def test_when_another_member_joins_only_what_moves_is_revoked(kafka: Scene) -> None:
@@ -41,6 +42,24 @@ async def test_the_offsets_of_a_release_are_where_the_next_owner_starts(
     assert await kafka.committed(1 - moved.partition) is None
     [message] = await second.read(1)
     assert (message.partition(), message.offset()) == (moved.partition, 2)
+
+
+async def test_a_release_is_answered_with_what_was_committed(kafka: Scene) -> None:
+    first = await kafka.start_owner(2)
+    await kafka.produce(0, b"a0", b"a1")
+    await kafka.produce(1, b"b0", b"b1")
+    second = await kafka.start()
+    [moving] = await first.revoked()
+    answers: list[object] = []
+    stale = OffsetCommit(moving.topic, moving.partition, moving.epoch - 100, 2)
+    first.client.release([moving], [offset_of(moving, 1), stale], answers.append)
+    await second.owns(1)
+    await first.commands_applied()
+    assert answers == [[offset_of(moving, 1)]]
+    # One that comes too late is ignored.
+    first.client.release([moving], [offset_of(moving, 2)], answers.append)
+    await first.commands_applied()
+    assert len(answers) == 1
 
 
 async def test_commits_are_answered_while_a_revoke_waits_for_its_release(

@@ -33,6 +33,7 @@ from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
 from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._model._errors import KafkaFailure
 
 CONFIG = ClientConfig({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
 T0, T1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -123,6 +124,8 @@ class StubConsumer:
     def commit(self, offsets: list[Native], asynchronous: bool) -> list[Native] | None:
         places = [(o.partition, o.offset) for o in offsets]
         self.calls.append(("commit", places, "async" if asynchronous else "sync"))
+        if self.commit_error is not None:
+            raise self.commit_error
         return None if asynchronous else offsets
 
     def close(self) -> None:
@@ -526,6 +529,20 @@ def test_released_offsets_are_committed_before_their_epoch_ends(scene: Scene) ->
     _, answers = scene.commit(T0, 9)
     scene.turn()
     assert answers == [[]]
+
+
+def test_a_refused_commit_of_a_release_is_told(scene: Scene) -> None:
+    scene.own(T0)
+    (epoch,) = (owned.epoch for owned in scene.owned.values())
+    answers: list[object] = []
+    scene.on_revoking = lambda partitions: scene.feeder.release(
+        partitions, [OffsetCommit(*T0, epoch, 7)], answers.append
+    )
+    scene.consumer.commit_error = KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
+    scene.rebalance("revoke", T0)
+    (failure,) = answers
+    assert isinstance(failure, KafkaFailure)
+    assert failure.code == "ILLEGAL_GENERATION"
 
 
 def test_a_revoke_that_is_not_released_ends_by_the_threads_own_clock(scene: Scene) -> None:

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests._diary import Diary
 from trio_broadway_kafka import (
     Batch,
     Batcher,
@@ -606,3 +607,66 @@ async def test_introspection_stop_is_drain_from_any_task(autojump_clock: MockClo
         await trio.sleep(10)
     assert times == [(0.0, 0)]
     assert broker.committed("t", 0) == 1
+
+
+# Telemetry, and what there is.
+
+
+async def test_telemetry_start_stop_and_exception_of_each_stage_with_durations_and_counts(
+    autojump_clock: MockClock,
+) -> None:
+    async def handle_message(message: Message) -> None:
+        await trio.sleep(1)
+        if message.offset == 1:
+            raise ValueError("broken")
+
+    async def handle_batch(batch: Batch) -> None:
+        await trio.sleep(0.5)
+        batch.messages[0].fail("no")
+
+    broker = FakeBroker(topics={"t": 1}, poll_interval=math.inf)
+    broker.produce("t", b"a", b"b", b"c")
+    diary = Diary()
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(
+            handle_message=handle_message,
+            batchers={"default": Batcher(handle_batch=handle_batch, size=2, timeout=10)},
+            ordering="partition",
+            on_failure=Skip(),
+        ),
+        instruments=[diary],
+        commit_interval=math.inf,
+    ):
+        await trio.sleep(5)
+    assert diary.lines == [
+        (0, "opened", ()),  # topology init
+        (0, "assigned", ("t/0", 1, None)),
+        (0, "received", ("t/0", 3, 3, 0, 2)),
+        (1, "processed", ((0, 1, None),)),  # message and processor stop, with the duration
+        (2, "processed", ((1, 1, "ValueError"),)),
+        (2, "failed", (1, "ValueError", "Skip", "handle_message")),  # message exception
+        (3, "processed", ((2, 1, None),)),
+        (3.5, "batch", ("default", "size", 2, 0.5, 1)),  # batch processor stop
+        (3.5, "failed", (0, "MessageFailed", "Skip", "handle_batch")),
+        (5, "committed", ({("t", 0): 3}, 0)),
+        (5, "closed", (None, 0)),
+    ]
+
+
+async def test_introspection_topology_tells_stages_and_whether_it_runs(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_test_pipeline(stages=doubling_batches([])) as pipeline:
+        topology = pipeline.topology()
+        assert (topology.name, topology.topics, topology.state) == ("test", ("test",), "open")
+        (stages,) = topology.stages
+        assert (stages.handle_message, stages.concurrency, stages.ordering) == (
+            "double",
+            16,
+            "key",
+        )
+        (batcher,) = stages.batchers
+        assert (batcher.name, batcher.size, batcher.timeout) == ("default", 3, 2)
+    assert pipeline.topology().state == "closed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import assert_type
 
@@ -13,8 +13,11 @@ import trio.lowlevel
 from trio_broadway_kafka import (
     Batch,
     Batcher,
+    BatcherTopology,
     BroadwayKafkaError,
     ConfigError,
+    FailurePolicy,
+    Instrument,
     KafkaFailure,
     Message,
     MessageFailed,
@@ -25,10 +28,15 @@ from trio_broadway_kafka import (
     RateLimit,
     Skip,
     Stages,
+    StagesTopology,
     Stop,
+    Topology,
     open_pipeline,
     run_pipeline,
 )
+from trio_broadway_kafka.instruments import Instrument as SameInstrument, LoggingInstrument
+
+instrument: type[Instrument] = SameInstrument
 
 
 class Handlers:
@@ -110,6 +118,98 @@ open_pipeline(kafka={}, topics=["t"], stages=of_partition, rate_limit=None)
 open_pipeline(kafka={}, topics=["t"], stages=not_entered)  # type: ignore[arg-type]
 
 
+class All(Instrument):
+    def pipeline_opened(self, pipeline: Pipeline) -> None: ...
+
+    def pipeline_closed(
+        self, pipeline: Pipeline, *, error: BaseException | None, unfinished: int
+    ) -> None: ...
+
+    def partition_assigned(
+        self,
+        pipeline: Pipeline,
+        topic: str,
+        partition: int,
+        *,
+        epoch: int,
+        committed: int | None,
+    ) -> None: ...
+
+    def partition_revoked(
+        self,
+        pipeline: Pipeline,
+        topic: str,
+        partition: int,
+        *,
+        epoch: int,
+        unfinished: int,
+        lost: bool,
+        duration: float,
+    ) -> None: ...
+
+    def messages_received(
+        self,
+        pipeline: Pipeline,
+        topic: str,
+        partition: int,
+        *,
+        count: int,
+        size: int,
+        first: int,
+        last: int,
+    ) -> None: ...
+
+    def messages_processed(
+        self, pipeline: Pipeline, messages: Sequence[Message], durations: Sequence[float]
+    ) -> None: ...
+
+    def message_failed(
+        self, pipeline: Pipeline, message: Message, policy: FailurePolicy, *, stage: str
+    ) -> None: ...
+
+    def batch_processed(
+        self, pipeline: Pipeline, batch: Batch, *, duration: float, failed: int
+    ) -> None: ...
+
+    def committed(
+        self,
+        pipeline: Pipeline,
+        offsets: Mapping[tuple[str, int], int],
+        *,
+        duration: float,
+    ) -> None: ...
+
+    def commit_failed(
+        self,
+        pipeline: Pipeline,
+        offsets: Mapping[tuple[str, int], int],
+        failure: KafkaFailure,
+        *,
+        duration: float,
+    ) -> None: ...
+
+
+class Few(Instrument):
+    def message_failed(
+        self, pipeline: Pipeline, message: Message, policy: object, **_: object
+    ) -> None: ...
+
+    def batch_processed(
+        self, pipeline: Pipeline, batch: Batch, *, duration: float, **_: object
+    ) -> None: ...
+
+    def committed(self, pipeline: Pipeline, *_: object, **__: object) -> None: ...
+
+
+class Wrong(Instrument):
+    def pipeline_opened(self, pipeline: int) -> None: ...  # type: ignore[override]
+
+
+open_pipeline(topics=["t"], stages=stages, instruments=[All(), Few(), LoggingInstrument()])
+open_pipeline(topics=["t"], stages=stages, instruments=LoggingInstrument())  # type: ignore[arg-type]
+open_pipeline(topics=["t"], stages=stages, instruments=[LoggingInstrument])  # type: ignore[list-item]
+
+
 async def use() -> None:
     opened = open_pipeline(
         kafka={"bootstrap.servers": "127.0.0.1:9092", "group.id": "g", "fetch.min.bytes": 1},
@@ -126,6 +226,7 @@ async def use() -> None:
         drain_timeout=1.5,
         revoke_timeout=1,
         close_timeout=1,
+        instruments=(),
     )
     assert_type(opened, AbstractAsyncContextManager[Pipeline])
     async with opened as pipeline:
@@ -141,6 +242,12 @@ async def use() -> None:
         pipeline.rate_limit = RateLimit(messages=1)
         pipeline.rate_limit = None
         pipeline.rate_limit = 7  # type: ignore[assignment]
+        topology = pipeline.topology()
+        assert_type(topology, Topology)
+        assert_type(topology.group, str | None)
+        assert_type(topology.stages, tuple[StagesTopology, ...])
+        assert_type(topology.stages[0].partition, int | None)
+        assert_type(topology.stages[0].batchers, tuple[BatcherTopology, ...])
         statistics = pipeline.statistics()
         assert_type(statistics, PipelineStatistics)
         assert_type(statistics.received, int)
@@ -148,6 +255,7 @@ async def use() -> None:
         assert_type(statistics.partitions[0].lag, int | None)
         assert_type(statistics.partitions[0].paused, tuple[str, ...])
     await run_pipeline(topics=["t"], stages=stages, drain_signals=[signal.SIGHUP], kafka={})
+    await run_pipeline(topics=["t"], stages=stages, instruments=[Few()])
     await run_pipeline(topics=["t"])  # type: ignore[call-arg]
     try:
         await trio.lowlevel.checkpoint()

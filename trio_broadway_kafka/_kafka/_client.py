@@ -9,13 +9,14 @@ All methods are called in trio's thread, and all events arrive there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import trio
 
 __all__ = [
+    "Answered",
     "AssignedPartition",
     "Chunk",
     "ClientEvents",
@@ -128,6 +129,10 @@ class OffsetCommit:
     metadata: str = ""
 
 
+Answered = Callable[[Sequence[OffsetCommit] | Exception], None]
+"""Called with what was committed, or why it was not."""
+
+
 class ClientEvents(Protocol):
     """What a client reports. Synchronous, in trio's thread, one after another; never raises."""
 
@@ -218,11 +223,16 @@ class KafkaClient(Protocol):
         ...
 
     def release(
-        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+        self,
+        partitions: Sequence[AssignedPartition],
+        offsets: Sequence[OffsetCommit],
+        answered: Answered | None = None,
     ) -> None:
         """Let the revoke of these partitions go on, after committing `offsets`.
 
         Their epochs end when that is done. Ignored for epochs that have ended already.
+        `answered` is called, once there is an answer, with what `commit` would return or
+        raise; not if it was ignored.
         """
 
     async def end_offsets(

@@ -18,6 +18,7 @@ import trio
 
 from trio_broadway_kafka._kafka._admin import Admin
 from trio_broadway_kafka._kafka._client import (
+    Answered,
     AssignedPartition,
     ClientEvents,
     OffsetCommit,
@@ -139,10 +140,13 @@ class ConfluentClient:
             commit.wanted = False
 
     def release(
-        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+        self,
+        partitions: Sequence[AssignedPartition],
+        offsets: Sequence[OffsetCommit],
+        answered: Answered | None = None,
     ) -> None:
         """See `KafkaClient.release`."""
-        self._commands.put(lambda feeder: feeder.release(partitions, offsets))
+        self._commands.put(lambda feeder: feeder.release(partitions, offsets, answered))
 
     async def end_offsets(
         self, partitions: Sequence[TopicPartition]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition as Native
 
 from trio_broadway_kafka._kafka._client import (
+    Answered,
     AssignedPartition,
     Chunk,
     ClientEvents,
@@ -123,7 +125,10 @@ class Feeder:
             self._commits.now(commit)
 
     def release(
-        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+        self,
+        partitions: Sequence[AssignedPartition],
+        offsets: Sequence[OffsetCommit],
+        answered: Answered | None = None,
     ) -> None:
         revoking = self._revoking or {}
         released = [
@@ -134,15 +139,20 @@ class Feeder:
         ]
         if not released:
             return
-        self._commits.now(Commit(offsets, self._released))
+        self._commits.now(Commit(offsets, partial(self._released, answered)))
         self._partitions.end(released)
         for owned in released:
             del revoking[TopicPartition(owned.assigned.topic, owned.assigned.partition)]
 
-    @staticmethod
-    def _released(result: Sequence[OffsetCommit] | Exception) -> None:
+    def _released(
+        self,
+        answered: Answered | None,
+        result: Sequence[OffsetCommit] | Exception,
+    ) -> None:
         if isinstance(result, Exception):
             logger.warning("the last commit of a revoke failed: %s", result)
+        if answered is not None:
+            self._post(answered, result)
 
     def stop(self) -> None:
         self.stopping = True

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from trio_broadway_kafka._model._message import Message
 
-__all__ = ["FailurePolicy", "OnFailure", "Skip", "Stop"]
+__all__ = ["FailurePolicy", "OnFailure", "Skip", "Stage", "Stop"]
+
+# Where a message failed, by the handler's name.
+Stage = Literal["prepare_messages", "handle_message", "handle_batch"]
 
 
 @dataclass(frozen=True, slots=True)

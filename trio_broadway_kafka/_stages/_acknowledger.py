@@ -11,6 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
+from typing import Protocol
 
 import trio
 from trio_util import AsyncBool, periodic
@@ -25,7 +27,7 @@ from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
-__all__ = ["Acknowledger"]
+__all__ = ["Acknowledger", "CommitListener"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -41,6 +43,18 @@ _NOT_A_MEMBER = frozenset(
 )
 
 
+class CommitListener(Protocol):
+    """Who is told of commits. Synchronous; durations are seconds from request to answer."""
+
+    def committed(self, offsets: Sequence[OffsetCommit], duration: float) -> None:
+        """Kafka has committed these."""
+
+    def commit_failed(
+        self, offsets: Sequence[OffsetCommit], failure: KafkaFailure, duration: float
+    ) -> None:
+        """Kafka has refused these, or not answered."""
+
+
 class Acknowledger:
     """Commits the finished prefix of every assigned partition.
 
@@ -49,6 +63,7 @@ class Acknowledger:
         partitions: the live assignments; the source adds and removes them.
         interval: seconds between commits; 0 commits whenever something finished, inf
             only when asked to.
+        told: who is told of commits, None if nobody is.
     """
 
     def __init__(
@@ -56,10 +71,13 @@ class Acknowledger:
         client: KafkaClient,
         partitions: Mapping[TopicPartition, PartitionOffsets],
         interval: float,
+        told: CommitListener | None = None,
     ) -> None:
         self._client = client
         self._partitions = partitions
         self._interval = interval
+        self._told = told
+        self._asked: Sequence[OffsetCommit] = ()  # and not answered
         self._send: trio.MemorySendChannel[Sequence[Segment] | Callable[[], object]]
         self._send, self._inbox = trio.open_memory_channel(math.inf)
         self._lock = trio.Lock()
@@ -117,6 +135,13 @@ class Acknowledger:
                 _log.warning("commit refused, the partitions are being lost: %s", failure)
         if scope.cancelled_caught:
             _log.warning("no answer to a commit for %.0f s; trying again", _COMMIT_DEADLINE)
+            if self._asked and self._told is not None:
+                unanswered = KafkaFailure(
+                    f"no answer to a commit for {_COMMIT_DEADLINE:g} s",
+                    code="_TIMED_OUT",
+                    retriable=True,
+                )
+                self._told.commit_failed(self._asked, unanswered, _COMMIT_DEADLINE)
 
     async def commit(self) -> None:
         """Commit what has finished as of now. Waits until it is done: set a deadline.
@@ -133,9 +158,12 @@ class Acknowledger:
                 offsets = self._offsets(self._partitions.values())
                 if not offsets:
                     return
+                self._asked = offsets
+                asked_at = trio.current_time()
                 try:
                     committed = await self._client.commit(offsets)
                 except KafkaFailure as failure:
+                    self._tell(offsets, asked_at, failure)
                     if not failure.retriable:
                         raise
                     if refused != failure.code:
@@ -143,6 +171,7 @@ class Acknowledger:
                     refused = failure.code
                 else:
                     self._note_committed(committed)
+                    self._tell(offsets, asked_at, committed)
                     return
             await trio.sleep(_RETRY_AFTER)
 
@@ -171,4 +200,23 @@ class Acknowledger:
         """Let go of revoked partitions, with what has finished of them."""
         await self._settled()
         offsets = self._offsets(partitions)
-        self._client.release(assigned, offsets)
+        if self._told is None:
+            self._client.release(assigned, offsets)
+        else:
+            answered = partial(self._tell, offsets, trio.current_time())
+            self._client.release(assigned, offsets, answered)
+
+    def _tell(
+        self,
+        asked: Sequence[OffsetCommit],
+        asked_at: float,
+        answer: Sequence[OffsetCommit] | Exception,
+    ) -> None:
+        self._asked = ()
+        if self._told is None:
+            return
+        duration = trio.current_time() - asked_at
+        if isinstance(answer, KafkaFailure):
+            self._told.commit_failed(asked, answer, duration)
+        elif answer and not isinstance(answer, Exception):  # else they had ended, or it closed
+            self._told.committed(answer, duration)

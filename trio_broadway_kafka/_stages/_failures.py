@@ -7,8 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from trio_broadway_kafka._model._batch import Failed
 from trio_broadway_kafka._model._errors import ConfigError
-from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._policies import FailurePolicy, OnFailure, Skip, Stop
+from trio_broadway_kafka._model._message import Message, Prepared
+from trio_broadway_kafka._model._policies import (
+    FailurePolicy,
+    OnFailure,
+    Skip,
+    Stage,
+    Stop,
+)
 from trio_broadway_kafka._model._segment import SKIPPED
 
 __all__ = ["Failures"]
@@ -22,6 +28,8 @@ class Failures:
     Args:
         on_failure: the policy, or what chooses it.
         handle_failed: the user's, called before messages are acknowledged as failed.
+        told: called with each failed message, its policy, and where it failed; None if nobody
+            needs it.
 
     Attributes:
         failed: how many times a handler failed.
@@ -31,9 +39,11 @@ class Failures:
         self,
         on_failure: OnFailure,
         handle_failed: Callable[[list[Message]], Awaitable[object]] | None = None,
+        told: Callable[[Message, FailurePolicy, Stage], None] | None = None,
     ) -> None:
         self._on_failure = on_failure
         self._handle_failed = handle_failed
+        self._told = told
         self.failed = 0
 
     async def settle(self, message: Message, error: BaseException) -> int:
@@ -44,7 +54,10 @@ class Failures:
                 what ``handle_failed`` raised.
             ConfigError: ``on_failure`` returned something that is not a policy.
         """
-        match self._policy_of(message, error, self._on_failure):
+        stage: Stage = "handle_message"
+        if isinstance(message._raw, Prepared) and message._raw.message._failure is not None:
+            stage = "prepare_messages"
+        match self._policy_of(message, error, self._on_failure, stage):
             case Stop():
                 note_where(error, message)
                 raise error
@@ -65,7 +78,7 @@ class Failures:
         skipped: list[Failed] = []
         stopping: Failed | None = None
         for one in failed:
-            match self._policy_of(one.message, one.error, policy):
+            match self._policy_of(one.message, one.error, policy, "handle_batch"):
                 case Stop():
                     stopping = stopping or one
                 case Skip():
@@ -79,7 +92,7 @@ class Failures:
             raise stopping.error
 
     def _policy_of(
-        self, message: Message, error: BaseException, policy: OnFailure
+        self, message: Message, error: BaseException, policy: OnFailure, stage: Stage
     ) -> FailurePolicy:
         self.failed += 1
         message._failure = error
@@ -87,6 +100,8 @@ class Failures:
         if not isinstance(policy, Stop | Skip):
             chosen = policy(message)
         if isinstance(chosen, Stop | Skip):
+            if self._told is not None:
+                self._told(message, chosen, stage)
             return chosen
         raise ConfigError(
             f"on_failure returned {chosen!r} for {message!r}; it must return a policy such as "

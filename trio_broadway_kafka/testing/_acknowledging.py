@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any, Literal, NamedTuple
 
 import trio
@@ -167,9 +168,14 @@ def _acknowledging(stages: Stages, pushes: Pushes) -> Stages:
     in_order = stages.ordering != "unordered"
     return replace(
         stages,
-        prepare_messages=None if prepare is None else start_and_prepare,
-        handle_message=handle_and_settle,
-        handle_failed=settle_failed,
+        prepare_messages=None if prepare is None else wraps(prepare)(start_and_prepare),
+        # Under their names, for the topology.
+        handle_message=handle_and_settle
+        if handle is None
+        else wraps(handle)(handle_and_settle),
+        handle_failed=(
+            settle_failed if handle_failed is None else wraps(handle_failed)(settle_failed)
+        ),
         batchers={
             name: _acknowledging_batcher(batcher, pushes)
             for name, batcher in stages.batchers.items()
@@ -182,6 +188,7 @@ def _acknowledging(stages: Stages, pushes: Pushes) -> Stages:
 def _acknowledging_batcher(batcher: Batcher, pushes: Pushes) -> Batcher:
     handle: Callable[[Batch], Awaitable[object]] = batcher.handle_batch
 
+    @wraps(handle)
     async def handle_and_settle(batch: Batch) -> Any:
         result = await handle(batch)
         if result is None:

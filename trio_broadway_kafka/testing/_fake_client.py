@@ -10,6 +10,7 @@ from functools import partial
 import trio
 
 from trio_broadway_kafka._kafka._client import (
+    Answered,
     AssignedPartition,
     ClientEvents,
     OffsetCommit,
@@ -136,14 +137,17 @@ class FakeClient:
         return answers[0]
 
     def release(
-        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+        self,
+        partitions: Sequence[AssignedPartition],
+        offsets: Sequence[OffsetCommit],
+        answered: Answered | None = None,
     ) -> None:
         """Let the revoke of these go on, after committing `offsets`.
 
         Whatever the broker says to the commit, the epochs end when it has; at the
         revoke's deadline they end without.
         """
-        self._post(partial(self._release, tuple(partitions), tuple(offsets)))
+        self._post(partial(self._release, tuple(partitions), tuple(offsets), answered))
 
     async def end_offsets(
         self, partitions: Sequence[TopicPartition]
@@ -191,14 +195,23 @@ class FakeClient:
             self._requests.submit(commit)
 
     def _release(
-        self, partitions: Sequence[AssignedPartition], offsets: Sequence[OffsetCommit]
+        self,
+        partitions: Sequence[AssignedPartition],
+        offsets: Sequence[OffsetCommit],
+        answered: Answered | None,
     ) -> None:
         released = {
             TopicPartition(assigned.topic, assigned.partition): assigned.epoch
             for assigned in partitions
         }
         if released.items() & self._revoking.items():
-            self._submit(Commit(offsets, lambda _: self._end(released)))
+
+            def on_answer(answer: Answer) -> None:
+                self._end(released)
+                if answered is not None:
+                    answered(answer)
+
+            self._submit(Commit(offsets, on_answer))
 
     def _check_open(self) -> None:
         if self._asked_to_stop or self._closed:
