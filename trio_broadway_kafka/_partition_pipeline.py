@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -29,7 +29,7 @@ class PartitionPipeline:
     Args:
         state: the assignment.
         factory: the user's.
-        previous: set when those of an earlier assignment of the partition have been left.
+        previous: each set when those of an earlier assignment of the partition have been left.
         begin: makes the stages work, once they are there.
 
     Attributes:
@@ -41,7 +41,7 @@ class PartitionPipeline:
         self,
         state: PartitionOffsets,
         factory: StagesFactory,
-        previous: trio.Event | None,
+        previous: Sequence[trio.Event],
         begin: Callable[[PartitionOffsets, Stages], Assignment],
     ) -> None:
         self.state = state
@@ -63,8 +63,9 @@ class PartitionPipeline:
         doing = "entering"
         try:
             with self.scope:
-                if self._previous is not None:
-                    await self._previous.wait()
+                # All of them: the last one may have ended while it waited for the others.
+                for left in self._previous:
+                    await left.wait()
                 made = self._factory(self.state.topic, self.state.partition)
                 if isinstance(made, Stages):
                     await self._work(made)

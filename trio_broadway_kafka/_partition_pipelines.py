@@ -57,7 +57,7 @@ class PartitionPipelines:
         self._entered = entered
         self._leave_timeout = leave_timeout
         self._of: dict[PartitionOffsets, PartitionPipeline] = {}
-        self._last: dict[Address, trio.Event] = {}
+        self._left: dict[Address, list[trio.Event]] = {}  # set or not
         self._gone: set[PartitionPipeline] = set()  # removed, and not left yet
         self._nursery: trio.Nursery | None = None
         self._to_feed = trio.Event()
@@ -101,13 +101,13 @@ class PartitionPipelines:
         assert self._nursery is not None
         for state in partitions:
             address = (state.topic, state.partition)
-            previous = self._last.get(address)
+            previous = [e for e in self._left.get(address, ()) if not e.is_set()]
             one = PartitionPipeline(state, self._factory, previous, self._begin)
             self._of[state] = one
             if self._closing:
                 one.left.set()
             else:
-                self._last[address] = one.left
+                self._left[address] = [*previous, one.left]
                 self._nursery.start_soon(one.run, name=repr(one))
 
     def remove(self, partitions: Collection[PartitionOffsets]) -> None:

@@ -332,6 +332,31 @@ async def test_the_stages_of_the_next_assignment_wait_until_the_old_ones_are_lef
         ]
 
 
+async def test_they_wait_for_all_old_ones_though_those_in_between_were_never_entered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    lines: list[tuple[float, str]] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        lines.append((trio.current_time(), "entered"))
+        try:
+            yield Stages()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(8)
+            lines.append((trio.current_time(), "left"))
+
+    one = broker.client()
+    async with _open(one, stages, commit_interval=math.inf, close_timeout=20):
+        for _ in range(3):
+            await trio.sleep(1)
+            broker.lose(one)
+        await trio.sleep(7)
+        assert lines == [(0.0, "entered"), (9.0, "left"), (9.0, "entered")]
+
+
 async def test_a_handler_that_resists_keeps_its_stages_open_and_not_the_revoke(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
