@@ -53,6 +53,7 @@ class PartitionPipeline:
         self._previous = previous
         self._begin = begin
         self._to_leave = trio.Event()
+        self._has_context = True
 
     def __repr__(self) -> str:
         return f"the stages of {self.state.topic}/{self.state.partition}"
@@ -68,6 +69,7 @@ class PartitionPipeline:
                     await left.wait()
                 made = self._factory(self.state.topic, self.state.partition)
                 if isinstance(made, Stages):
+                    self._has_context = False  # and so nothing that leaving could lose
                     await self._work(made)
                 elif hasattr(type(made), "__aenter__"):
                     async with made as stages:
@@ -91,7 +93,7 @@ class PartitionPipeline:
         try:
             await self._to_leave.wait()
         finally:
-            self.state.sealed = True
+            self.state.sealed = self._has_context
             assignment.end()
             with trio.CancelScope(shield=True):
                 await assignment.wait_ended()
@@ -121,7 +123,7 @@ class PartitionPipeline:
         if self.assignment is None:
             self.cancel()
         else:
-            self.state.sealed = True
+            self.state.sealed = self._has_context
             self.scope.deadline = deadline
             self._to_leave.set()
         with trio.move_on_at(max(deadline, trio.current_time()) + UNWIND) as waiting:

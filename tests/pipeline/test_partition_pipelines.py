@@ -389,6 +389,29 @@ async def test_a_handler_that_resists_keeps_its_stages_open_and_not_the_revoke(
     assert lines[:3] == [("entered", 0.0), ("handled while open", 30.0), ("left", 30.0)]
 
 
+@pytest.mark.parametrize("resisting", [False, True])
+async def test_without_a_context_a_revoke_commits_the_prefix_of_what_was_cut_off(
+    resisting: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = _broker()
+
+    async def handle(message: Message) -> None:
+        if message.offset == 1:
+            with trio.CancelScope(shield=resisting):
+                await trio.sleep(30)
+
+    def stages(topic: str, partition: int) -> Stages:
+        return Stages(handle_message=handle, ordering="partition")
+
+    one, two = broker.client(), broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 5}
+    async with _open(one, stages, **options), _open(two, lambda t, p: Stages()):
+        await trio.sleep(1)
+        broker.rebalance(one, to=two)
+        await trio.sleep(6)
+        assert broker.commits[0].offset == 1
+
+
 async def test_at_drain_timeout_handlers_are_cancelled_and_the_stages_still_left(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
