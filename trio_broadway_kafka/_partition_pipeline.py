@@ -62,6 +62,7 @@ class PartitionPipeline:
         """Enter the stages, wait until they are to be left, leave them."""
         self.task = trio.lowlevel.current_task()
         doing = "entering"
+        swallowed: BaseException | None = None
         try:
             with self.scope:
                 # All of them: the last one may have ended while it waited for the others.
@@ -74,8 +75,14 @@ class PartitionPipeline:
                 elif hasattr(type(made), "__aenter__"):
                     async with made as stages:
                         doing = "in the context of"
-                        await self._work(stages)
+                        try:
+                            await self._work(stages)
+                        except BaseException as error:
+                            swallowed = error
+                            raise
                         doing = "leaving"
+                    if swallowed is not None and not self.scope.cancel_called:
+                        raise _ended_too_early() from swallowed
                 else:
                     raise _wrong(made)
                 if not self.scope.cancel_called:  # else something may not have been done
@@ -84,6 +91,7 @@ class PartitionPipeline:
             error.add_note(f"{doing} {self!r}")
             raise
         finally:
+            del swallowed  # its traceback leads here
             self.left.set()
 
     async def _work(self, stages: Stages) -> None:
@@ -134,6 +142,14 @@ class PartitionPipeline:
                 "again, and the next ones wait",
                 self,
             )
+
+
+def _ended_too_early() -> RuntimeError:
+    return RuntimeError(
+        "the context ended though nobody left it, so its partition would never be handled: at "
+        "its yield it swallowed an exception, or what it had cancelled itself; raise there "
+        "what the matter is"
+    )
 
 
 def _wrong(made: object) -> ConfigError:

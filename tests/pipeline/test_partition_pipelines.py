@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -492,6 +493,70 @@ async def test_a_task_of_the_context_that_fails_ends_the_pipeline(
             await trio.sleep(100)
     assert raised.value.exceptions[0].__notes__ == ["in the context of the stages of t/0"]
     assert trio.current_time() == pytest.approx(3, abs=0.2)
+
+
+async def test_a_context_that_ends_though_nobody_left_it_ends_the_pipeline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+
+    async def watch(scope: trio.CancelScope) -> None:
+        await trio.sleep(3)
+        scope.cancel()
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            yield Stages()
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(RuntimeError, match="the context ended though nobody left it")
+    ) as raised:
+        async with _open(broker.client(), stages):
+            await trio.sleep(100)
+    assert raised.value.exceptions[0].__notes__ == ["in the context of the stages of t/0"]
+    assert trio.current_time() == pytest.approx(3, abs=0.2)
+
+
+async def test_what_a_context_swallowed_as_it_was_entered_is_named_as_the_cause(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Any]:
+        with contextlib.suppress(Exception):
+            yield "no stages"
+
+    with pytest.RaisesGroup(RuntimeError) as raised:
+        async with _open(_broker().client(), stages):
+            await trio.sleep(100)
+    assert isinstance(raised.value.exceptions[0].__cause__, ConfigError)
+
+
+async def test_a_context_that_swallows_its_cancellation_is_left_and_not_committed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    entered: list[float] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        entered.append(trio.current_time())
+        with contextlib.suppress(trio.Cancelled):
+            yield Stages()
+            await trio.sleep(100)
+
+    one = broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 5, "close_timeout": 1}
+    async with _open(one, stages, **options):
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await trio.sleep(6)
+        assert entered == [0.0, pytest.approx(6.0, abs=0.2)]
+        broker.lose(one)
+        await trio.sleep(1)
+        assert entered[2:] == [pytest.approx(7.0, abs=0.2)]
+        assert broker.commits == []
 
 
 @pytest.mark.parametrize("made", [None, "stages", Stages])
