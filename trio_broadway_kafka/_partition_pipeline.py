@@ -68,6 +68,7 @@ class PartitionPipeline:
                 # All of them: the last one may have ended while it waited for the others.
                 for left in self._previous:
                     await left.wait()
+                await trio.lowlevel.checkpoint_if_cancelled()
                 made = self._factory(self.state.topic, self.state.partition)
                 if isinstance(made, Stages):
                     self._has_context = False  # and so nothing that leaving could lose
@@ -97,6 +98,8 @@ class PartitionPipeline:
     async def _work(self, stages: Stages) -> None:
         if not isinstance(stages, Stages):
             raise _wrong(stages)
+        # Entering may have resisted: its assignment may have ended long ago.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.assignment = assignment = self._begin(self.state, stages)
         try:
             await self._to_leave.wait()

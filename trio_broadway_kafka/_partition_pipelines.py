@@ -108,7 +108,13 @@ class PartitionPipelines:
                 one.left.set()
             else:
                 self._left[address] = [*previous, one.left]
-                self._nursery.start_soon(one.run, name=repr(one))
+                self._nursery.start_soon(self._run, one, name=repr(one))
+
+    async def _run(self, one: PartitionPipeline) -> None:
+        try:
+            await one.run()
+        finally:
+            self._gone.discard(one)
 
     def remove(self, partitions: Collection[PartitionOffsets]) -> None:
         """The assignments of these have ended."""
@@ -120,7 +126,6 @@ class PartitionPipelines:
                 self._ended_batchers = sum_of_batchers(
                     (*self._ended_batchers, *one.assignment.batcher_statistics())
                 )
-            self._gone = {gone for gone in self._gone if not gone.left.is_set()}
             if not one.left.is_set():
                 self._gone.add(one)
 

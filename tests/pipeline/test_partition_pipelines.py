@@ -22,6 +22,8 @@ from trio_broadway_kafka import (
     Stages,
     open_pipeline,
 )
+from trio_broadway_kafka._partition_pipeline import PartitionPipeline
+from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka.testing import FakeBroker
 from trio_broadway_kafka.testing._fake_client import FakeClient
 
@@ -286,6 +288,36 @@ async def test_a_revoke_cancels_the_entering(
                 (1.0, "entering", 0),
                 (1.0, "entered", 0),
             ]
+
+
+async def test_an_entering_that_resists_is_left_at_once_and_nothing_is_kept_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    made: list[PartitionPipeline] = []
+    entered: list[tuple[int, bool]] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        made.extend(pipelines._of.values())
+        with trio.CancelScope(shield=True):
+            await trio.sleep(8 if len(made) == 1 else 0)
+        try:
+            yield Stages()
+        except trio.Cancelled:
+            entered.append((made[0].state.epoch, made[0].assignment is not None))
+            raise
+
+    one = broker.client()
+    async with _open(one, stages) as pipeline:
+        pipelines = pipeline._assignment
+        assert isinstance(pipelines, PartitionPipelines)
+        await trio.sleep(1)
+        broker.lose(one)
+        await broker.wait_committed("t", 0, 3)
+        assert entered == [(1, False)]
+        assert [state.epoch for state in pipelines.intake.of] == [2]
+        assert pipelines._everyone() == made[1:]
 
 
 async def test_after_a_loss_the_stages_are_left_cancelled_and_nothing_is_committed(
