@@ -505,6 +505,29 @@ async def test_a_cancellation_gives_leaving_no_more_than_close_timeout(
     assert broker.commits == []
 
 
+@pytest.mark.parametrize("resisting", [False, True])
+async def test_stages_that_are_left_too_late_do_not_cost_the_others_their_commit(
+    resisting: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = _broker(2)
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        yield Stages()
+        if partition == 0:
+            with trio.CancelScope(shield=resisting):
+                await trio.sleep(20)
+
+    with trio.move_on_after(1):
+        async with _open(broker.client(), stages, commit_interval=math.inf):
+            await trio.sleep(100)
+    assert [broker.committed("t", partition) for partition in (0, 1)] == [None, 3]
+    assert broker.commits[0].time == pytest.approx(6, abs=0.3)
+    assert trio.current_time() == pytest.approx(21 if resisting else 6, abs=0.3)
+    assert ("have not been left in time" in caplog.text) == resisting
+    assert "no answer from Kafka" not in caplog.text
+
+
 async def test_a_task_of_the_context_that_fails_ends_the_pipeline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
