@@ -135,7 +135,7 @@ class PartitionPipeline:
             self.cancel()
         else:
             self.state.sealed = self._has_context
-            self.scope.deadline = deadline
+            self.scope.deadline = min(self.scope.deadline, deadline)
             self._to_leave.set()
         with trio.move_on_at(max(deadline, trio.current_time()) + UNWIND) as waiting:
             await self.left.wait()

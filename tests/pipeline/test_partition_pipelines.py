@@ -209,6 +209,22 @@ async def test_stages_that_are_left_too_late_are_cancelled_and_nothing_is_commit
         diary.leaving = 0
 
 
+async def test_a_drain_that_comes_during_a_revoke_gives_its_leaving_no_more_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    diary = Diary(leaving=100)
+    one = broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 10}
+    async with _open(one, diary.stages, **options) as pipeline:
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await trio.sleep(1)
+        assert await pipeline.drain(timeout=60) == 0
+    assert diary.of("cancelled") == [(11.0, "cancelled", 0)]
+    assert broker.commits == []
+
+
 async def test_an_error_in_leaving_ends_the_pipeline_and_nothing_of_it_is_committed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
