@@ -77,7 +77,7 @@ class PartitionPipelines:
         Those that are at work ask for more only when they have little left: others would
         wait for the slowest.
         """
-        while True:
+        while not self._closing:
             await self._to_feed.wait()
             self._to_feed = trio.Event()
             await trio.sleep(_FEED)

@@ -769,6 +769,24 @@ async def test_drain_leaves_the_stages_and_a_partition_that_comes_later_is_not_e
         assert len(diary.lines) == before
 
 
+async def test_a_pipeline_that_is_drained_does_nothing_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _open(_broker(2).client(), lambda t, p: Stages()) as pipeline:
+        await pipeline.wait_caught_up()
+        await pipeline.drain()
+        asked: list[float] = []
+        want = pipeline._source.want
+
+        def watched() -> bool:
+            asked.append(trio.current_time())
+            return want()
+
+        monkeypatch.setattr(pipeline._source, "want", watched)
+        await trio.sleep(10)
+        assert len(asked) <= 1
+
+
 async def test_failures_and_batches_of_assignments_that_have_ended_are_still_counted(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
