@@ -334,6 +334,35 @@ async def test_a_revoke_cancels_it_and_the_next_owner_prepares_anew(
     assert [offset for _, _, offset in second.handled] == [*range(5)]
 
 
+async def test_a_task_of_it_that_fails_as_a_revoke_cancels_it_counts_for_nothing(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Calls()
+
+    async def fail_at_the_end() -> None:
+        try:
+            await trio.sleep(math.inf)
+        finally:
+            raise OSError("connection closed")
+
+    async def prepare(messages: list[Message]) -> None:
+        if trio.current_time() < 1:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail_at_the_end)
+                await trio.sleep(math.inf)
+
+    broker = _broker(5)
+    one = broker.client()
+    stages = Stages(prepare_messages=prepare, handle_message=calls.handle, on_failure=Skip())
+    async with open_pipeline(client=one, topics=["t"], stages=stages) as pipeline:
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await broker.wait_committed("t", 0, 5)
+        assert pipeline.statistics().failed == 0
+    assert [offset for _, _, offset in calls.handled] == [*range(5)]
+    assert "failed as it was cancelled: OSError" in caplog.text
+
+
 async def test_one_that_resists_its_cancellation_has_no_effect_and_holds_the_block_open(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
