@@ -421,6 +421,28 @@ async def test_a_slow_one_does_not_stop_the_other_partitions(
         assert trio.current_time() < 30
 
 
+async def test_what_is_forgotten_of_a_slow_partition_is_not_prepared_before_it_comes_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls = Calls()
+
+    async def prepare(messages: list[Message]) -> None:
+        await calls.prepare(messages)
+        await trio.sleep(0.05 if messages[0].partition else 3)
+
+    async def handle(message: Message) -> None:
+        if message.partition:
+            await trio.sleep(0.01)
+
+    broker = _broker(*[500] * 5)
+    stages = Stages(prepare_messages=prepare, handle_message=handle, ordering="unordered")
+    async with _open(broker, stages, max_in_flight=100) as pipeline:
+        await pipeline.wait_caught_up()
+    for partition in range(5):
+        of_it = [offsets for _, number, offsets in calls.prepared if number == partition]
+        assert [offset for offsets in of_it for offset in offsets] == [*range(500)]
+
+
 async def test_draining_from_inside_is_refused(autojump_clock: trio.testing.MockClock) -> None:
     pipeline: Pipeline
 
