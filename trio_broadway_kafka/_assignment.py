@@ -24,7 +24,12 @@ from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
-from trio_broadway_kafka._stages._handlers import going_on_from_prepared, nothing, telling
+from trio_broadway_kafka._stages._handlers import (
+    going_on_from_prepared,
+    lane_of_prepared,
+    nothing,
+    telling,
+)
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._preparer import Preparer
 from trio_broadway_kafka._stages._processors import Processors
@@ -87,9 +92,11 @@ class Assignment:
             },
         )
         handle: Callable[[Message], Awaitable[object]] = stages.handle_message or nothing
+        lane_of = stages.ordering if callable(stages.ordering) else None
         self.preparer: Preparer | None = None
         if stages.prepare_messages is not None:
             handle = going_on_from_prepared(handle)
+            lane_of = None if lane_of is None else lane_of_prepared(lane_of)
             self.preparer = Preparer(
                 stages.prepare_messages,
                 lanes,
@@ -104,7 +111,7 @@ class Assignment:
         self.processors = Processors(
             handle=handle,
             lanes=lanes,
-            lane_of=stages.ordering if callable(stages.ordering) else None,
+            lane_of=lane_of,
             count=passing_on if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
             settle=self._settle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -176,6 +177,53 @@ async def test_an_ordering_function_sees_what_was_made_of_the_message(
     assert sorted(order[:2]) == [("start", "A"), ("start", "B")]
     of_a = [what for what, of in order if of == "A"]
     assert of_a == ["start", "end", "start", "end"]
+
+
+async def test_it_sees_the_batch_key_too(autojump_clock: trio.testing.MockClock) -> None:
+    seen: list[object] = []
+
+    async def prepare(messages: list[Message]) -> None:
+        for message in messages:
+            message.batch_key = message.offset % 2
+
+    def ordering(message: Message) -> Hashable:
+        seen.append(message.batch_key)
+        return message.batch_key
+
+    calls = Calls()
+    stages = Stages(prepare_messages=prepare, handle_message=calls.handle, ordering=ordering)
+    async with _open(_broker(4), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert seen == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["fails them", "raises"])
+async def test_a_message_that_failed_keeps_its_reason_where_no_lane_can_be_found_for_it(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    reasons: list[str] = []
+    calls = Calls()
+
+    async def prepare(messages: list[Message]) -> None:
+        if how == "raises":
+            raise ValueError("no JSON")
+        for message in messages:
+            message.fail("no JSON")
+
+    async def handle_failed(messages: list[Message]) -> None:
+        reasons.extend(str(message.failure) for message in messages)
+
+    stages = Stages(
+        prepare_messages=prepare,
+        handle_message=calls.handle,
+        handle_failed=handle_failed,
+        ordering=lambda message: message.data["of"],
+        on_failure=Skip(),
+    )
+    async with _open(_broker(3), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert reasons == ["no JSON"] * 3
+    assert calls.handled == []
 
 
 async def test_without_a_handler_they_go_to_the_batcher_in_their_order(
