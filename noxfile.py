@@ -62,12 +62,13 @@ def tests(session: nox.Session) -> None:
     install(session, group="test")
     # What the example over real flights reads; see demo.
     session.install("--no-deps", FLIGHTS)
-    # The slow ones, and the clients' contract on a real Kafka, wait for Kafka, whatever the
-    # Python: on all three they would take CI longer than anybody waits. The pipeline's own
-    # tests on a real Kafka run on each.
+    # The slow ones, those of the local Kafka, and the clients' contract on a real one wait for
+    # Kafka, whatever the Python, and the simulation's seeds are as many on each: on all three
+    # they would take CI longer than anybody waits. The pipeline's own tests run on each.
     by_another = os.environ.get("CI") == "true" and session.python != SUPPORTED[-1]
-    selection = ["-m", "not slow and not real_kafka"] if by_another else []
-    session.run("pytest", *(session.posargs or selection))
+    selection = ["-m", "not slow and not real_kafka and not local_kafka"] if by_another else []
+    env = {"SIMULATION_SEEDS": "400"} if by_another else {}
+    session.run("pytest", *(session.posargs or selection), env=env)
 
 
 @nox.session
@@ -89,7 +90,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The pipeline against a raw consume loop; -- latency, memory, slow_handlers: those."""
+    """The pipeline against a raw loop; -- latency, memory, slow_handlers, forwarding: those."""
     install(session, "trio-broadway-kafka[broker]")
     arguments = [*session.posargs]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "pipeline"

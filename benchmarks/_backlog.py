@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,10 +70,20 @@ def assigned_consumer(bootstrap: str, topic: str) -> Consumer:
     return consumer
 
 
+def hundred_bytes(index: int) -> bytes:
+    return b"v" * 100
+
+
 def make_backlog(
-    bootstrap: str, topic: str, count: int, *, partitions: int = PARTITIONS, keys: int = 100_000
+    bootstrap: str,
+    topic: str,
+    count: int,
+    *,
+    partitions: int = PARTITIONS,
+    keys: int = 100_000,
+    value: Callable[[int], bytes] = hundred_bytes,
 ) -> None:
-    """Produce `count` records of 100 bytes with a key of 10, unless they are there."""
+    """Produce `count` records with a key of 10 bytes, unless the topic is there."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     if topic in admin.list_topics(timeout=30).topics:
         return
@@ -86,12 +96,14 @@ def make_backlog(
             "queue.buffering.max.messages": 500_000,
         }
     )
-    value = b"v" * 100
     for index in range(count):
         while True:
             try:
                 producer.produce(
-                    topic, value, b"key-%06d" % (index * 7919 % keys), index % partitions
+                    topic,
+                    value(index),
+                    b"key-%06d" % (index * 7919 % keys),
+                    index % partitions,
                 )
                 break
             except BufferError:

@@ -26,7 +26,12 @@ from trio_broadway_kafka._stages._batcher import BatcherStage
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._failures import Failures
 from trio_broadway_kafka._stages._forwarder import Forwarder
-from trio_broadway_kafka._stages._handlers import going_on_from_prepared, nothing, telling
+from trio_broadway_kafka._stages._handlers import (
+    going_on_from_prepared,
+    lane_of_prepared,
+    nothing,
+    telling,
+)
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._preparer import Preparer
 from trio_broadway_kafka._stages._processors import Processors
@@ -92,9 +97,11 @@ class Assignment:
             },
         )
         handle: Callable[[Message], Awaitable[object]] = stages.handle_message or nothing
+        lane_of = stages.ordering if callable(stages.ordering) else None
         self.preparer: Preparer | None = None
         if stages.prepare_messages is not None:
             handle = going_on_from_prepared(handle)
+            lane_of = None if lane_of is None else lane_of_prepared(lane_of)
             self.preparer = Preparer(
                 stages.prepare_messages,
                 lanes,
@@ -109,7 +116,7 @@ class Assignment:
         self.processors = Processors(
             handle=handle,
             lanes=lanes,
-            lane_of=stages.ordering if callable(stages.ordering) else None,
+            lane_of=lane_of,
             count=passing_on if stages.handle_message is None else stages.concurrency,
             forward=self.batchers.forward if stages.batchers else None,
             settle=self._settle,
@@ -343,5 +350,7 @@ class Assignment:
             since = trio.current_time() - started
             self.processors.log_resisting(since)
             self.batchers.log_resisting(since)
+        waker = self.processors if self._forwarder is None else self._forwarder
+        self._limiter.forget(waker.wake)
         if self.preparer is not None:
             await self.preparer.wait_ended()

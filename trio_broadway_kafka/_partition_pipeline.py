@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -29,7 +29,7 @@ class PartitionPipeline:
     Args:
         state: the assignment.
         factory: the user's.
-        previous: set when those of an earlier assignment of the partition have been left.
+        previous: each set when those of an earlier assignment of the partition have been left.
         begin: makes the stages work, once they are there.
 
     Attributes:
@@ -41,7 +41,7 @@ class PartitionPipeline:
         self,
         state: PartitionOffsets,
         factory: StagesFactory,
-        previous: trio.Event | None,
+        previous: Sequence[trio.Event],
         begin: Callable[[PartitionOffsets, Stages], Assignment],
     ) -> None:
         self.state = state
@@ -53,6 +53,7 @@ class PartitionPipeline:
         self._previous = previous
         self._begin = begin
         self._to_leave = trio.Event()
+        self._has_context = True
 
     def __repr__(self) -> str:
         return f"the stages of {self.state.topic}/{self.state.partition}"
@@ -61,18 +62,28 @@ class PartitionPipeline:
         """Enter the stages, wait until they are to be left, leave them."""
         self.task = trio.lowlevel.current_task()
         doing = "entering"
+        swallowed: BaseException | None = None
         try:
             with self.scope:
-                if self._previous is not None:
-                    await self._previous.wait()
+                # All of them: the last one may have ended while it waited for the others.
+                for left in self._previous:
+                    await left.wait()
+                await trio.lowlevel.checkpoint_if_cancelled()
                 made = self._factory(self.state.topic, self.state.partition)
                 if isinstance(made, Stages):
+                    self._has_context = False  # and so nothing that leaving could lose
                     await self._work(made)
                 elif hasattr(type(made), "__aenter__"):
                     async with made as stages:
                         doing = "in the context of"
-                        await self._work(stages)
+                        try:
+                            await self._work(stages)
+                        except BaseException as error:
+                            swallowed = error
+                            raise
                         doing = "leaving"
+                    if swallowed is not None and not self.scope.cancel_called:
+                        raise _ended_too_early() from swallowed
                 else:
                     raise _wrong(made)
                 if not self.scope.cancel_called:  # else something may not have been done
@@ -81,16 +92,19 @@ class PartitionPipeline:
             error.add_note(f"{doing} {self!r}")
             raise
         finally:
+            del swallowed  # its traceback leads here
             self.left.set()
 
     async def _work(self, stages: Stages) -> None:
         if not isinstance(stages, Stages):
             raise _wrong(stages)
+        # Entering may have resisted: its assignment may have ended long ago.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.assignment = assignment = self._begin(self.state, stages)
         try:
             await self._to_leave.wait()
         finally:
-            self.state.sealed = True
+            self.state.sealed = self._has_context
             assignment.end()
             with trio.CancelScope(shield=True):
                 await assignment.wait_ended()
@@ -120,8 +134,8 @@ class PartitionPipeline:
         if self.assignment is None:
             self.cancel()
         else:
-            self.state.sealed = True
-            self.scope.deadline = deadline
+            self.state.sealed = self._has_context
+            self.scope.deadline = min(self.scope.deadline, deadline)
             self._to_leave.set()
         with trio.move_on_at(max(deadline, trio.current_time()) + UNWIND) as waiting:
             await self.left.wait()
@@ -131,6 +145,14 @@ class PartitionPipeline:
                 "again, and the next ones wait",
                 self,
             )
+
+
+def _ended_too_early() -> RuntimeError:
+    return RuntimeError(
+        "the context ended though nobody left it, so its partition would never be handled: at "
+        "its yield it swallowed an exception, or what it had cancelled itself; raise there "
+        "what the matter is"
+    )
 
 
 def _wrong(made: object) -> ConfigError:

@@ -58,7 +58,7 @@ class PartitionPipelines:
         self._entered = entered
         self._leave_timeout = leave_timeout
         self._of: dict[PartitionOffsets, PartitionPipeline] = {}
-        self._last: dict[Address, trio.Event] = {}
+        self._left: dict[Address, list[trio.Event]] = {}  # set or not
         self._gone: set[PartitionPipeline] = set()  # removed, and not left yet
         self._nursery: trio.Nursery | None = None
         self._to_feed = trio.Event()
@@ -78,7 +78,7 @@ class PartitionPipelines:
         Those that are at work ask for more only when they have little left: others would
         wait for the slowest.
         """
-        while True:
+        while not self._closing:
             await self._to_feed.wait()
             self._to_feed = trio.Event()
             await trio.sleep(_FEED)
@@ -102,14 +102,20 @@ class PartitionPipelines:
         assert self._nursery is not None
         for state in partitions:
             address = (state.topic, state.partition)
-            previous = self._last.get(address)
+            previous = [e for e in self._left.get(address, ()) if not e.is_set()]
             one = PartitionPipeline(state, self._factory, previous, self._begin)
             self._of[state] = one
             if self._closing:
                 one.left.set()
             else:
-                self._last[address] = one.left
-                self._nursery.start_soon(one.run, name=repr(one))
+                self._left[address] = [*previous, one.left]
+                self._nursery.start_soon(self._run, one, name=repr(one))
+
+    async def _run(self, one: PartitionPipeline) -> None:
+        try:
+            await one.run()
+        finally:
+            self._gone.discard(one)
 
     def remove(self, partitions: Collection[PartitionOffsets]) -> None:
         """The assignments of these have ended."""
@@ -121,7 +127,6 @@ class PartitionPipelines:
                 self._ended_batchers = sum_of_batchers(
                     (*self._ended_batchers, *one.assignment.batcher_statistics())
                 )
-            self._gone = {gone for gone in self._gone if not gone.left.is_set()}
             if not one.left.is_set():
                 self._gone.add(one)
 

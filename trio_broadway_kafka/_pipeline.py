@@ -161,15 +161,16 @@ class Pipeline:
                 self._told.opened()
 
     async def _close(self) -> None:
-        """End the stages, commit, close the client. Shielded; ends by `close_timeout`, but
-        for handlers that resist their cancellation."""
+        """End the stages, commit, close the client. Shielded; leaving partitions' stages ends
+        by `close_timeout`, and so does the rest, but for handlers that resist."""
         try:
             self._source.close()
             self._assignment.stop()
             self._nursery.cancel_scope.cancel()
             await self._assignment.wait_ended()
+            # By a deadline of its own, or one context could cost all others their commit.
+            await self._assignment.leave()
             with trio.move_on_after(self._options.close_timeout) as closing:
-                await self._assignment.leave()
                 await self._commit_the_last()
                 self._client.stop()
                 await self._source.closed.wait()

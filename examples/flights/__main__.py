@@ -91,15 +91,19 @@ def main() -> None:
     # A member's output is for its parent.
     screen = Screen(sys.stderr if options.member else sys.stdout)
     logging.basicConfig(format="%(levelname)s %(message)s", handlers=[LogLines(screen)])
+    # Not an exit in each clause: of two, a traceback would come.
+    complaints: list[str] = []
     try:
         trio.run(run_until_signal, options, screen)
     except* (BroadwayKafkaError, NoData, ProducingFailed, WrongTopic) as group:
-        sys.exit("\n".join(f"{type(error).__name__}: {error}" for error in _leaves(group)))
+        complaints += [f"{type(error).__name__}: {error}" for error in _leaves(group)]
     except* KafkaException as group:
         kafka = options.bootstrap or "the local one"
-        sys.exit("\n".join(f"Kafka ({kafka}): {e.args[0].str()}" for e in _leaves(group)))
+        complaints += [f"Kafka ({kafka}): {e.args[0].str()}" for e in _leaves(group)]
     except* subprocess.CalledProcessError:
-        sys.exit("A member failed, and the others have ended. What it says is above.")
+        complaints.append("A member failed, and the others have ended. What it says is above.")
+    if complaints:
+        sys.exit("\n".join(complaints))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

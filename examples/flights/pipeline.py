@@ -1,7 +1,8 @@
 """The pipeline: follow every aircraft through its flights, in order, and save what is found.
 
-This is the part to read. `Rotations.handle` is called for every record; `run` is everything
-that a program needs around it. `rotations` is the rule, `state` keeps what is found.
+This is the part to read. `Rotations.parse` is called for every record, `Rotations.save` for
+every batch of them; `run` is everything that a program needs around it. `rotations` is the
+rule, `state` keeps what is found.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Final
 
 import trio
 from trio_util import wait_any
 
-from examples.flights.state import States
-from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
+from examples.flights.rotations import Flight
+from examples.flights.state import Seen, States
+from trio_broadway_kafka import Batch, Batcher, Message, Pipeline, Stages, open_pipeline
 
 __all__ = ["Rotations", "run"]
+
+_BATCH: Final = 500  # records; more would make a transaction little cheaper for each
+_WAIT: Final = 0.2  # seconds for a batch to fill
 
 
 class Rotations:
@@ -38,22 +44,44 @@ class Rotations:
         self.handled = self.again = 0
         self.latest = 0.0
 
-    async def handle(self, message: Message) -> None:
-        """Follow one aircraft through one flight. When this returns, the record is saved."""
+    @property
+    def stages(self) -> Stages:
+        """What the pipeline does with the records."""
+        return Stages(
+            handle_message=self.parse,
+            # The flights of one aircraft come to the batcher in their order.
+            ordering="key",
+            concurrency=16,
+            batchers={
+                "default": Batcher(
+                    handle_batch=self.save, size=_BATCH, timeout=_WAIT, concurrency=2
+                )
+            },
+        )
+
+    async def parse(self, message: Message) -> None:
+        """Read one record. Nothing is known or changed here: that is the batch's."""
         if self._work:
             await trio.sleep(self._work)
         assert message.value is not None
-        state = self._states.of(message.partition)
-        if message.key is None:  # no tail number: there is nobody to follow
-            new = state.save_nameless(message.offset)
-        else:
-            # ordering="key": no other flight of this aircraft is being handled meanwhile.
-            tailnum = message.key.decode()
-            offset, aircraft = state.aircraft(tailnum)
-            if new := message.offset > offset:
-                state.save(tailnum, message.offset, *aircraft.then(message.value.decode()))
+        message.data = Seen(
+            message.offset,
+            None if message.key is None else message.key.decode(),
+            Flight.from_json(message.value.decode()),
+        )
+        message.batch_key = message.partition  # a batch is a transaction on one file
+
+    async def save(self, batch: Batch) -> None:
+        """Follow the aircraft through these flights. When this returns, they are saved.
+
+        Batches of one key, here of a partition, never overlap and come in order. In a thread,
+        because SQLite may have to wait for the disk; the other stages go on meanwhile.
+        """
+        state = self._states.of(batch.messages[0].partition)
+        seen = [message.data for message in batch]
+        new = await trio.to_thread.run_sync(state.save, seen)
         self.handled += new
-        self.again += not new
+        self.again += len(seen) - new
         self.latest = time.monotonic()
 
 
@@ -80,7 +108,7 @@ async def run(
     async with open_pipeline(
         kafka=kafka,
         topics=[topic],
-        stages=Stages(handle_message=rotations.handle, ordering="key", concurrency=16),
+        stages=rotations.stages,
     ) as pipeline:
         caught_up = pipeline.wait_caught_up if alone else trio.sleep_forever
         await wait_any(caught_up, stop.wait, partial(show, pipeline))

@@ -32,28 +32,30 @@ TOP_SPEED = 700
 
 
 class Flight(NamedTuple):
-    """What the rule needs to know of a record; times are UTC.
+    """A record of the topic, and what the rule needs to know of it; times are UTC.
 
     Attributes:
+        record: a row of the data as JSON, under its columns' names.
         departed: when it really left; None if it was cancelled.
         back: when the aircraft can be back in New York; None if that can't be said.
     """
 
+    record: str
     departed: datetime | None
     back: datetime | None
 
     @classmethod
-    def from_json(cls, record: str | bytes) -> Flight:
-        """From a record of the topic: a row of the data under its columns' names."""
+    def from_json(cls, record: str) -> Flight:
+        """From a record of the topic."""
         row = json.loads(record)
         if row["dep_delay"] is None:
-            return cls(None, None)
+            return cls(record, None, None)
         scheduled = datetime.fromisoformat(row["time_hour"]) + timedelta(minutes=row["minute"])
         departed = scheduled + timedelta(minutes=row["dep_delay"])
         if row["air_time"] is None:
-            return cls(departed, None)
+            return cls(record, departed, None)
         flying = row["air_time"] + row["distance"] * 60 // TOP_SPEED
-        return cls(departed, departed + timedelta(minutes=flying))
+        return cls(record, departed, departed + timedelta(minutes=flying))
 
 
 def minutes_short(one: Flight, other: Flight) -> int | None:
@@ -92,25 +94,24 @@ class Aircraft(NamedTuple):
         cancelled: of them.
         compared: pairs that the rule was applied to.
         unknown: pairs of which it can't be said, for want of an air time.
-        last: the record of the last one that left.
+        last: the last one that left.
     """
 
     flights: int = 0
     cancelled: int = 0
     compared: int = 0
     unknown: int = 0
-    last: str | None = None
+    last: Flight | None = None
 
-    def then(self, record: str) -> tuple[Aircraft, Impossible | None]:
+    def then(self, flight: Flight) -> tuple[Aircraft, Impossible | None]:
         """The aircraft after its next flight, and what can't be true about that."""
         flights, cancelled, compared, unknown, last = self
-        flight = Flight.from_json(record)
         if flight.departed is None:
             return Aircraft(flights + 1, cancelled + 1, compared, unknown, last), None
         if last is None:
-            return Aircraft(flights + 1, cancelled, compared, unknown, record), None
-        short = minutes_short(Flight.from_json(last), flight)
+            return Aircraft(flights + 1, cancelled, compared, unknown, flight), None
+        short = minutes_short(last, flight)
         if short is None:
-            return Aircraft(flights + 1, cancelled, compared, unknown + 1, record), None
-        found = Impossible(last, record, short) if short > 0 else None
-        return Aircraft(flights + 1, cancelled, compared + 1, unknown, record), found
+            return Aircraft(flights + 1, cancelled, compared, unknown + 1, flight), None
+        found = Impossible(last.record, flight.record, short) if short > 0 else None
+        return Aircraft(flights + 1, cancelled, compared + 1, unknown, flight), found

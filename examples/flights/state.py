@@ -1,15 +1,14 @@
 """What the pipeline has found out, kept in SQLite from one start to the next.
 
-A handler returns only after what it found is saved, so the group's committed offset is never
-ahead of what is saved. It may be behind it: after a crash some records come again. So the
-offset is saved in the same transaction, and a record that is not beyond it changes nothing.
+A batch is acknowledged only after what was found in it is saved, so the group's committed
+offset is never ahead of what is saved. It may be behind it: after a crash some records come
+again. So the offset is saved in the same transaction, and a record that is not beyond it
+changes nothing.
 
 - One file for each partition. A partition has one owner at a time, so members do not wait for
   each other's locks, and what is known of an aircraft goes with its partition to a new owner.
-- Nothing is cached between two records: another member may have written meanwhile.
-- SQLite is called straight from the handler. At 30 µs a record that costs less than the way
-  to a thread and back; a database behind a network would be awaited.
-- Not saved in between ("save every second"): a commit could come before the save.
+- Nothing is kept in memory between two batches: another member may have written meanwhile.
+- Not saved apart from the batches ("save every second"): a commit could come before the save.
 - Saved means that it outlives the process, not a power cut (``synchronous=NORMAL``): the same
   as Kafka, which does not wait for its disk either.
 """
@@ -17,15 +16,15 @@ offset is saved in the same transaction, and a record that is not beyond it chan
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from examples.flights.rotations import Aircraft, Impossible
+from examples.flights.rotations import Aircraft, Flight, Impossible
 
-__all__ = ["Findings", "PartitionState", "States", "findings"]
+__all__ = ["Findings", "PartitionState", "Seen", "States", "findings"]
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS aircraft (
@@ -40,6 +39,20 @@ CREATE TABLE IF NOT EXISTS impossible (
 );
 CREATE TABLE IF NOT EXISTS nameless (offset INTEGER PRIMARY KEY);
 """
+
+
+class Seen(NamedTuple):
+    """A flight as it came.
+
+    Attributes:
+        offset: of its record.
+        tailnum: of its aircraft; None if it has none.
+        flight: what it was.
+    """
+
+    offset: int
+    tailnum: str | None
+    flight: Flight
 
 
 class States:
@@ -75,7 +88,10 @@ class PartitionState:
     """
 
     def __init__(self, folder: Path, partition: int) -> None:
-        self._db = sqlite3.connect(folder / f"partition-{partition}.sqlite")
+        # One batch of a partition at a time, though not always in the same thread.
+        self._db = sqlite3.connect(
+            folder / f"partition-{partition}.sqlite", check_same_thread=False
+        )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_TABLES)
@@ -84,7 +100,45 @@ class PartitionState:
         """Close the file."""
         self._db.close()
 
-    def aircraft(self, tailnum: str) -> tuple[int, Aircraft]:
+    def save(self, seen: Iterable[Seen]) -> int:
+        """Follow the aircraft through these flights, and save it: all of it or nothing.
+
+        Args:
+            seen: the flights of one aircraft are in the order of their offsets.
+
+        Returns:
+            How many were new. The rest were saved before, and change nothing.
+        """
+        nameless: list[tuple[int]] = []
+        impossible: list[tuple[object, ...]] = []
+        known: dict[str, tuple[int, Aircraft]] = {}
+        changed: set[str] = set()
+        new = 0
+        with self._db:
+            # Before anything is read: what is read must still be so when it is written.
+            self._db.execute("BEGIN IMMEDIATE")
+            for offset, tailnum, flight in seen:
+                if tailnum is None:  # there is nobody to follow
+                    nameless.append((offset,))
+                    continue
+                saved, aircraft = known.get(tailnum) or self._aircraft(tailnum)
+                if offset > saved:
+                    saved = offset
+                    aircraft, found = aircraft.then(flight)
+                    if found is not None:
+                        impossible.append((offset, *found))
+                    changed.add(tailnum)
+                    new += 1
+                known[tailnum] = saved, aircraft
+            self._db.executemany(
+                "INSERT OR REPLACE INTO aircraft VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (_row(tailnum, *known[tailnum]) for tailnum in changed),
+            )
+            self._db.executemany("INSERT INTO impossible VALUES (?, ?, ?, ?)", impossible)
+            added = self._db.executemany("INSERT OR IGNORE INTO nameless VALUES (?)", nameless)
+            return new + max(added.rowcount, 0)
+
+    def _aircraft(self, tailnum: str) -> tuple[int, Aircraft]:
         """The offset of the aircraft's last record that is saved (-1 if none), and it."""
         found = self._db.execute(
             "SELECT offset, flights, cancelled, compared, unknown, last "
@@ -93,33 +147,16 @@ class PartitionState:
         ).fetchone()
         if found is None:
             return -1, Aircraft()
-        offset, *known = found
-        return offset, Aircraft(*known)
+        offset, *counts, last = found
+        aircraft = Aircraft(*counts)
+        if last is not None:
+            aircraft = aircraft._replace(last=Flight.from_json(last))
+        return offset, aircraft
 
-    def save(
-        self, tailnum: str, offset: int, aircraft: Aircraft, impossible: Impossible | None
-    ) -> None:
-        """Save an aircraft as it is after the record at an offset, unless it is beyond."""
-        with self._db:  # one transaction: all of it or nothing
-            self._db.execute(
-                "INSERT INTO aircraft VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (tailnum) DO UPDATE SET offset = excluded.offset, "
-                "flights = excluded.flights, cancelled = excluded.cancelled, "
-                "compared = excluded.compared, unknown = excluded.unknown, "
-                "last = excluded.last WHERE excluded.offset > aircraft.offset",
-                (tailnum, offset, *aircraft),
-            )
-            if impossible is not None:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO impossible VALUES (?, ?, ?, ?)",
-                    (offset, *impossible),
-                )
 
-    def save_nameless(self, offset: int) -> bool:
-        """Count a flight without a tail number; False if it was counted before."""
-        with self._db:
-            added = self._db.execute("INSERT OR IGNORE INTO nameless VALUES (?)", (offset,))
-        return added.rowcount == 1
+def _row(tailnum: str, offset: int, aircraft: Aircraft) -> tuple[object, ...]:
+    *counts, last = aircraft
+    return tailnum, offset, *counts, last and last.record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

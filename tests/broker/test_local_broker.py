@@ -29,6 +29,8 @@ from trio_broadway_kafka.testing import (
     start_kafka,
 )
 
+pytestmark = pytest.mark.local_kafka
+
 COMMAND = [sys.executable, "-m", "trio_broadway_kafka.testing"]
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from examples.flights.data import Record, to_record
-from examples.flights.rotations import Aircraft, Impossible
+from examples.flights.rotations import Aircraft, Flight, Impossible
 from examples.flights.state import Findings
 
 COLUMNS = [
@@ -97,7 +97,7 @@ def truth(rows: list[dict[str, str]]) -> Findings:
     impossible: list[Impossible] = []
     for key, value in records(rows):
         if key is not None:
-            known[key], found = known.get(key, Aircraft()).then(value)
+            known[key], found = known.get(key, Aircraft()).then(Flight.from_json(value))
             impossible += [found] if found else []
     impossible.sort(key=lambda found: (-found.short, found.after))
     return Findings(

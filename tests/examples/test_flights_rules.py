@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from examples.flights.data import FLIGHTS, NoData, Record, read_flights
 from examples.flights.pipeline import Rotations
 from examples.flights.report import Progress, ProgressLines, Screen, summary, worst_line
 from examples.flights.rotations import Aircraft, Flight, Impossible, minutes_short
-from examples.flights.state import Findings, PartitionState, States, findings
+from examples.flights.state import Findings, PartitionState, Seen, States, findings
 from examples.flights.topic import PARTITIONS, partition_of
 from tests.examples import _year
 from tests.examples._year import flight
-from trio_broadway_kafka import Stages, open_pipeline
+from trio_broadway_kafka import open_pipeline
 from trio_broadway_kafka.testing import FakeBroker
 
 
@@ -85,7 +86,7 @@ def test_the_two_flights_of_a_real_impossible_rotation() -> None:
 def follow(*flights: str) -> tuple[Aircraft, list[Impossible]]:
     aircraft, found = Aircraft(), []
     for one in flights:
-        aircraft, impossible = aircraft.then(one)
+        aircraft, impossible = aircraft.then(Flight.from_json(one))
         found += [impossible] if impossible else []
     return aircraft, found
 
@@ -93,7 +94,7 @@ def follow(*flights: str) -> tuple[Aircraft, list[Impossible]]:
 def test_a_cancelled_flight_does_not_come_between_two_others() -> None:
     first, last = flight("2013-01-01T10:00Z"), flight("2013-01-01T11:00Z")
     aircraft, found = follow(first, flight("2013-01-01T10:30Z", delay=None), last)
-    assert aircraft == Aircraft(flights=3, cancelled=1, compared=1, last=last)
+    assert aircraft == Aircraft(flights=3, cancelled=1, compared=1, last=Flight.from_json(last))
     assert found == [Impossible(first, last, 60)]
 
 
@@ -163,7 +164,7 @@ def test_the_real_flights_are_those_that_the_texts_speak_of() -> None:
         row = json.loads(value)
         left.append((row["time_hour"], row["minute"]))
         if key is not None:
-            known[key], found = known.get(key, Aircraft()).then(value)
+            known[key], found = known.get(key, Aircraft()).then(Flight.from_json(value))
             impossible += found is not None
     assert left == sorted(left)
     assert (len(known), impossible) == (4043, 216)
@@ -180,23 +181,52 @@ def test_a_tail_number_always_goes_to_the_partition_that_librdkafka_would_choose
 # What is saved.
 
 
-def test_a_record_that_comes_again_changes_nothing(tmp_path: Path) -> None:
-    first, second = flight("2013-01-01T10:00Z"), flight("2013-01-01T11:00Z")
-    with closing(PartitionState(tmp_path, 0)) as state:
-        state.save("N1", 4, *Aircraft().then(first))
-        offset, aircraft = state.aircraft("N1")
-        state.save("N1", 7, *aircraft.then(second))
-        after = findings(tmp_path)
-        assert (offset, after.flights, after.impossible) == (4, 2, 1)
+def seen(offset: int, scheduled: str, tailnum: str | None = "N1") -> Seen:
+    return Seen(offset, tailnum, Flight.from_json(flight(scheduled)))
 
-        state.save("N1", 4, *Aircraft().then(first))
-        state.save("N1", 7, *aircraft.then(second))
-        assert state.save_nameless(8)
-        assert not state.save_nameless(8)
-        assert state.aircraft("N1")[0] == 7
+
+def test_a_record_that_comes_again_changes_nothing(tmp_path: Path) -> None:
+    first, nameless = seen(4, "2013-01-01T10:00Z"), seen(5, "2013-01-01T10:30Z", None)
+    second = seen(7, "2013-01-01T11:00Z")
+    with closing(PartitionState(tmp_path, 0)) as state:
+        assert state.save([first, nameless, second]) == 3
+        after = findings(tmp_path)
+        assert (after.flights, after.nameless, after.impossible) == (2, 1, 1)
+
+        assert state.save([first]) == state.save([nameless, second]) == 0
+        assert findings(tmp_path) == after
+        assert state.save([second, seen(8, "2013-01-01T11:30Z")]) == 1
     found = findings(tmp_path)
-    assert (found.flights, found.nameless, found.worst) == (2, 1, after.worst)
-    assert found.records == 3
+    assert (found.flights, found.nameless, found.impossible) == (3, 1, 2)
+    assert found.records == 4
+
+
+def test_how_the_records_are_cut_into_batches_makes_no_difference(tmp_path: Path) -> None:
+    rows = _year.year(200)
+    every = [
+        Seen(offset, record.key, Flight.from_json(record.value))
+        for offset, record in enumerate(_year.records(rows))
+    ]
+    for partition, size in enumerate((1, 7, 200)):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        with closing(PartitionState(folder, partition)) as state:
+            for start in range(0, 200, size):
+                state.save(every[start : start + size])
+        assert findings(folder) == _year.truth(rows)
+
+
+def test_of_a_batch_that_fails_nothing_is_saved(tmp_path: Path) -> None:
+    def cut_off() -> Iterator[Seen]:
+        yield seen(1, "2013-01-01T10:00Z")
+        yield seen(2, "2013-01-01T10:30Z", None)
+        raise InterruptedError
+
+    with closing(PartitionState(tmp_path, 0)) as state:
+        with pytest.raises(InterruptedError):
+            state.save(cut_off())
+        assert findings(tmp_path) == Findings()
+        assert state.save([seen(1, "2013-01-01T10:00Z")]) == 1
 
 
 def test_nothing_is_known_from_an_empty_folder(tmp_path: Path) -> None:
@@ -220,7 +250,7 @@ async def test_the_pipeline_finds_what_is_true_and_once_more_changes_nothing(
             async with open_pipeline(
                 client=broker.client(group),
                 topics=["flights"],
-                stages=Stages(handle_message=rotations.handle, ordering="key", concurrency=16),
+                stages=rotations.stages,
             ) as pipeline:
                 await pipeline.wait_caught_up()
         handled = (rotations.handled, rotations.again)

@@ -238,6 +238,15 @@ class TestTruncation:
         assert [raw.offset() for raw, _ in segment.items] == [1, 2, 3, 4, 5]
         assert (state.received, state.position) == (6, 6)
 
+    def test_of_a_segment_that_is_taken_whole_leaves_its_first_records(self) -> None:
+        state = assignment()
+        records = [record(offset) for offset in range(5)]
+        segment = Segment(state, records, first=0, last=4, whole=True)
+        state.receive(segment)
+        assert state.truncate(segment, 2) == 2
+        assert segment.records == records[:3]
+        assert segment.take_all() == (records[:3], 0)
+
     def test_before_the_segment_was_added_is_no_different(self) -> None:
         state = assignment()
         segment = receive(state, range(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,8 @@ from trio_broadway_kafka import (
     Stages,
     open_pipeline,
 )
+from trio_broadway_kafka._partition_pipeline import PartitionPipeline
+from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka.testing import FakeBroker
 from trio_broadway_kafka.testing._fake_client import FakeClient
 
@@ -206,6 +209,22 @@ async def test_stages_that_are_left_too_late_are_cancelled_and_nothing_is_commit
         diary.leaving = 0
 
 
+async def test_a_drain_that_comes_during_a_revoke_gives_its_leaving_no_more_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    diary = Diary(leaving=100)
+    one = broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 10}
+    async with _open(one, diary.stages, **options) as pipeline:
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await trio.sleep(1)
+        assert await pipeline.drain(timeout=60) == 0
+    assert diary.of("cancelled") == [(11.0, "cancelled", 0)]
+    assert broker.commits == []
+
+
 async def test_an_error_in_leaving_ends_the_pipeline_and_nothing_of_it_is_committed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -287,6 +306,36 @@ async def test_a_revoke_cancels_the_entering(
             ]
 
 
+async def test_an_entering_that_resists_is_left_at_once_and_nothing_is_kept_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    made: list[PartitionPipeline] = []
+    entered: list[tuple[int, bool]] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        made.extend(pipelines._of.values())
+        with trio.CancelScope(shield=True):
+            await trio.sleep(8 if len(made) == 1 else 0)
+        try:
+            yield Stages()
+        except trio.Cancelled:
+            entered.append((made[0].state.epoch, made[0].assignment is not None))
+            raise
+
+    one = broker.client()
+    async with _open(one, stages) as pipeline:
+        pipelines = pipeline._assignment
+        assert isinstance(pipelines, PartitionPipelines)
+        await trio.sleep(1)
+        broker.lose(one)
+        await broker.wait_committed("t", 0, 3)
+        assert entered == [(1, False)]
+        assert [state.epoch for state in pipelines.intake.of] == [2]
+        assert pipelines._everyone() == made[1:]
+
+
 async def test_after_a_loss_the_stages_are_left_cancelled_and_nothing_is_committed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -332,6 +381,31 @@ async def test_the_stages_of_the_next_assignment_wait_until_the_old_ones_are_lef
         ]
 
 
+async def test_they_wait_for_all_old_ones_though_those_in_between_were_never_entered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    lines: list[tuple[float, str]] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        lines.append((trio.current_time(), "entered"))
+        try:
+            yield Stages()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(8)
+            lines.append((trio.current_time(), "left"))
+
+    one = broker.client()
+    async with _open(one, stages, commit_interval=math.inf, close_timeout=20):
+        for _ in range(3):
+            await trio.sleep(1)
+            broker.lose(one)
+        await trio.sleep(7)
+        assert lines == [(0.0, "entered"), (9.0, "left"), (9.0, "entered")]
+
+
 async def test_a_handler_that_resists_keeps_its_stages_open_and_not_the_revoke(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -362,6 +436,29 @@ async def test_a_handler_that_resists_keeps_its_stages_open_and_not_the_revoke(
         assert broker.committed("t", 0) == 1  # the other one's
         await trio.sleep(30)
     assert lines[:3] == [("entered", 0.0), ("handled while open", 30.0), ("left", 30.0)]
+
+
+@pytest.mark.parametrize("resisting", [False, True])
+async def test_without_a_context_a_revoke_commits_the_prefix_of_what_was_cut_off(
+    resisting: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = _broker()
+
+    async def handle(message: Message) -> None:
+        if message.offset == 1:
+            with trio.CancelScope(shield=resisting):
+                await trio.sleep(30)
+
+    def stages(topic: str, partition: int) -> Stages:
+        return Stages(handle_message=handle, ordering="partition")
+
+    one, two = broker.client(), broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 5}
+    async with _open(one, stages, **options), _open(two, lambda t, p: Stages()):
+        await trio.sleep(1)
+        broker.rebalance(one, to=two)
+        await trio.sleep(6)
+        assert broker.commits[0].offset == 1
 
 
 async def test_at_drain_timeout_handlers_are_cancelled_and_the_stages_still_left(
@@ -424,6 +521,29 @@ async def test_a_cancellation_gives_leaving_no_more_than_close_timeout(
     assert broker.commits == []
 
 
+@pytest.mark.parametrize("resisting", [False, True])
+async def test_stages_that_are_left_too_late_do_not_cost_the_others_their_commit(
+    resisting: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = _broker(2)
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        yield Stages()
+        if partition == 0:
+            with trio.CancelScope(shield=resisting):
+                await trio.sleep(20)
+
+    with trio.move_on_after(1):
+        async with _open(broker.client(), stages, commit_interval=math.inf):
+            await trio.sleep(100)
+    assert [broker.committed("t", partition) for partition in (0, 1)] == [None, 3]
+    assert broker.commits[0].time == pytest.approx(6, abs=0.3)
+    assert trio.current_time() == pytest.approx(21 if resisting else 6, abs=0.3)
+    assert ("have not been left in time" in caplog.text) == resisting
+    assert "no answer from Kafka" not in caplog.text
+
+
 async def test_a_task_of_the_context_that_fails_ends_the_pipeline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -444,6 +564,70 @@ async def test_a_task_of_the_context_that_fails_ends_the_pipeline(
             await trio.sleep(100)
     assert raised.value.exceptions[0].__notes__ == ["in the context of the stages of t/0"]
     assert trio.current_time() == pytest.approx(3, abs=0.2)
+
+
+async def test_a_context_that_ends_though_nobody_left_it_ends_the_pipeline(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+
+    async def watch(scope: trio.CancelScope) -> None:
+        await trio.sleep(3)
+        scope.cancel()
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            yield Stages()
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(RuntimeError, match="the context ended though nobody left it")
+    ) as raised:
+        async with _open(broker.client(), stages):
+            await trio.sleep(100)
+    assert raised.value.exceptions[0].__notes__ == ["in the context of the stages of t/0"]
+    assert trio.current_time() == pytest.approx(3, abs=0.2)
+
+
+async def test_what_a_context_swallowed_as_it_was_entered_is_named_as_the_cause(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Any]:
+        with contextlib.suppress(Exception):
+            yield "no stages"
+
+    with pytest.RaisesGroup(RuntimeError) as raised:
+        async with _open(_broker().client(), stages):
+            await trio.sleep(100)
+    assert isinstance(raised.value.exceptions[0].__cause__, ConfigError)
+
+
+async def test_a_context_that_swallows_its_cancellation_is_left_and_not_committed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker()
+    entered: list[float] = []
+
+    @asynccontextmanager
+    async def stages(topic: str, partition: int) -> AsyncIterator[Stages]:
+        entered.append(trio.current_time())
+        with contextlib.suppress(trio.Cancelled):
+            yield Stages()
+            await trio.sleep(100)
+
+    one = broker.client()
+    options = {"commit_interval": math.inf, "revoke_timeout": 5, "close_timeout": 1}
+    async with _open(one, stages, **options):
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await trio.sleep(6)
+        assert entered == [0.0, pytest.approx(6.0, abs=0.2)]
+        broker.lose(one)
+        await trio.sleep(1)
+        assert entered[2:] == [pytest.approx(7.0, abs=0.2)]
+        assert broker.commits == []
 
 
 @pytest.mark.parametrize("made", [None, "stages", Stages])
@@ -583,6 +767,24 @@ async def test_drain_leaves_the_stages_and_a_partition_that_comes_later_is_not_e
         broker.rebalance(one)
         await trio.sleep(5)
         assert len(diary.lines) == before
+
+
+async def test_a_pipeline_that_is_drained_does_nothing_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _open(_broker(2).client(), lambda t, p: Stages()) as pipeline:
+        await pipeline.wait_caught_up()
+        await pipeline.drain()
+        asked: list[float] = []
+        want = pipeline._source.want
+
+        def watched() -> bool:
+            asked.append(trio.current_time())
+            return want()
+
+        monkeypatch.setattr(pipeline._source, "want", watched)
+        await trio.sleep(10)
+        assert len(asked) <= 1
 
 
 async def test_failures_and_batches_of_assignments_that_have_ended_are_still_counted(

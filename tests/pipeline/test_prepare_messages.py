@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -178,6 +179,53 @@ async def test_an_ordering_function_sees_what_was_made_of_the_message(
     assert of_a == ["start", "end", "start", "end"]
 
 
+async def test_it_sees_the_batch_key_too(autojump_clock: trio.testing.MockClock) -> None:
+    seen: list[object] = []
+
+    async def prepare(messages: list[Message]) -> None:
+        for message in messages:
+            message.batch_key = message.offset % 2
+
+    def ordering(message: Message) -> Hashable:
+        seen.append(message.batch_key)
+        return message.batch_key
+
+    calls = Calls()
+    stages = Stages(prepare_messages=prepare, handle_message=calls.handle, ordering=ordering)
+    async with _open(_broker(4), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert seen == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("how", ["fails them", "raises"])
+async def test_a_message_that_failed_keeps_its_reason_where_no_lane_can_be_found_for_it(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    reasons: list[str] = []
+    calls = Calls()
+
+    async def prepare(messages: list[Message]) -> None:
+        if how == "raises":
+            raise ValueError("no JSON")
+        for message in messages:
+            message.fail("no JSON")
+
+    async def handle_failed(messages: list[Message]) -> None:
+        reasons.extend(str(message.failure) for message in messages)
+
+    stages = Stages(
+        prepare_messages=prepare,
+        handle_message=calls.handle,
+        handle_failed=handle_failed,
+        ordering=lambda message: message.data["of"],
+        on_failure=Skip(),
+    )
+    async with _open(_broker(3), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert reasons == ["no JSON"] * 3
+    assert calls.handled == []
+
+
 async def test_without_a_handler_they_go_to_the_batcher_in_their_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -334,6 +382,35 @@ async def test_a_revoke_cancels_it_and_the_next_owner_prepares_anew(
     assert [offset for _, _, offset in second.handled] == [*range(5)]
 
 
+async def test_a_task_of_it_that_fails_as_a_revoke_cancels_it_counts_for_nothing(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Calls()
+
+    async def fail_at_the_end() -> None:
+        try:
+            await trio.sleep(math.inf)
+        finally:
+            raise OSError("connection closed")
+
+    async def prepare(messages: list[Message]) -> None:
+        if trio.current_time() < 1:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail_at_the_end)
+                await trio.sleep(math.inf)
+
+    broker = _broker(5)
+    one = broker.client()
+    stages = Stages(prepare_messages=prepare, handle_message=calls.handle, on_failure=Skip())
+    async with open_pipeline(client=one, topics=["t"], stages=stages) as pipeline:
+        await trio.sleep(1)
+        broker.rebalance(one)
+        await broker.wait_committed("t", 0, 5)
+        assert pipeline.statistics().failed == 0
+    assert [offset for _, _, offset in calls.handled] == [*range(5)]
+    assert "failed as it was cancelled: OSError" in caplog.text
+
+
 async def test_one_that_resists_its_cancellation_has_no_effect_and_holds_the_block_open(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -390,6 +467,28 @@ async def test_a_slow_one_does_not_stop_the_other_partitions(
                 await broker.wait_committed("t", partition, 2000)
         assert pipeline.statistics().in_flight <= 1000
         assert trio.current_time() < 30
+
+
+async def test_what_is_forgotten_of_a_slow_partition_is_not_prepared_before_it_comes_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls = Calls()
+
+    async def prepare(messages: list[Message]) -> None:
+        await calls.prepare(messages)
+        await trio.sleep(0.05 if messages[0].partition else 3)
+
+    async def handle(message: Message) -> None:
+        if message.partition:
+            await trio.sleep(0.01)
+
+    broker = _broker(*[500] * 5)
+    stages = Stages(prepare_messages=prepare, handle_message=handle, ordering="unordered")
+    async with _open(broker, stages, max_in_flight=100) as pipeline:
+        await pipeline.wait_caught_up()
+    for partition in range(5):
+        of_it = [offsets for _, number, offsets in calls.prepared if number == partition]
+        assert [offset for offsets in of_it for offset in offsets] == [*range(500)]
 
 
 async def test_draining_from_inside_is_refused(autojump_clock: trio.testing.MockClock) -> None:

@@ -61,6 +61,7 @@ class Plan:
     manners: tuple[str, ...]
     faults: tuple[tuple[str, float, int], ...]  # kind, time, partition or processor
     cancelled_at: float | None
+    settling: float = 0.0  # the part of failures that handle_failed suspends for
 
 
 def make_plan(seed: int, ordering: str) -> Plan:
@@ -82,6 +83,7 @@ def make_plan(seed: int, ordering: str) -> Plan:
         manners=tuple(rng.sample(MANNERS, rng.randint(1, len(MANNERS)))),
         faults=tuple((kind, time, target) for time, kind, target in faults),
         cancelled_at=rng.uniform(0, 10 * TICK) if rng.random() < 0.3 else None,
+        settling=rng.choice([0.0, 0.5, 1.0]),
     )
 
 
@@ -96,6 +98,7 @@ class World:
         ordering = plan.ordering
         stages = Stages(
             handle_message=self.handle,
+            handle_failed=self.handle_failed if plan.settling else None,
             ordering=function_lane if ordering == "function" else ordering,  # type: ignore[arg-type]
             concurrency=plan.concurrency,
             on_failure=Skip(),
@@ -195,6 +198,26 @@ class World:
                 del self.active[lane]
             self.trace.append(f"{raw.state!r} {raw.offset()} {ended}")
             (self.finished if ended == "finished" else self.cut_off).add(raw)
+
+    async def handle_failed(self, messages: list[Message]) -> None:
+        """Comes with no step in between, so that the lane has been held all the time."""
+        (message,) = messages
+        raw: Record = message._raw  # type: ignore[assignment]
+        lane = self.lane_of(raw)
+        if (other := self.active.get(lane)) is not None:
+            self.wrong.append(f"{raw.offset()} is settled while {other.offset()} is handled")
+        self.active[lane] = raw
+        self.finished.discard(raw)
+        settled = self.cut_off
+        try:
+            if self.rng.random() < self.plan.settling:
+                await self.suspend()
+            settled = self.finished
+        finally:
+            if self.active.get(lane) is raw:
+                del self.active[lane]
+            settled.add(raw)
+            self.trace.append(f"{raw.state!r} {raw.offset()} settled: {raw in self.finished}")
 
     def check_start(self, raw: Record) -> None:
         name = f"{raw.state!r} {raw.offset()}"
@@ -423,3 +446,5 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, concurrency=plan.concurrency - 1)
     if plan.cancelled_at is not None:
         yield replace(plan, cancelled_at=None)
+    if plan.settling:
+        yield replace(plan, settling=0.0)

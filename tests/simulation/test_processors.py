@@ -1,9 +1,10 @@
 """The real processors under seeded schedulers, against a plain model.
 
 Over thousands of interleavings of handlers that return, suspend, raise, shield themselves or
-are cut off: in a lane offsets increase, nothing overlaps (over epochs too) and nothing is
-missing; a message is started again only if it was cut off; nothing of a partition starts
-once that is drained; no processor is idle while there is something to take.
+are cut off: in a lane offsets increase, nothing overlaps (over epochs, and while a failed
+message is settled, too) and nothing is missing; a message is started again only if it was cut
+off; nothing of a partition starts once that is drained; no processor is idle while there is
+something to take.
 
 ``SIMULATION_SEEDS=100000 pytest tests/simulation`` looks at more of them, and
 ``SIMULATION_FIRST_SEED`` begins elsewhere. What failed is shrunk and printed: put the plan

@@ -210,7 +210,8 @@ class KafkaClient(Protocol):
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """Commit, and return what was committed once the broker has said so.
 
-        Entries of ended epochs are dropped: what is not ours is never committed.
+        Entries of ended epochs are dropped: what is not ours is never committed. So are
+        those of a topic that was deleted, which may be known before its epochs end.
         May be called, and answers, while a revoke waits for `release`. Waits as long as
         the broker takes: the caller sets the deadline.
 

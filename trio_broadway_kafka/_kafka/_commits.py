@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -12,6 +14,11 @@ from trio_broadway_kafka._kafka._translate import error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["Commit", "Commits"]
+
+logger = logging.getLogger("trio_broadway_kafka")
+
+GONE: Final = frozenset({"UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
+"""The topic was deleted. A KIP-848 group says so to a commit before it revokes."""
 
 
 class Commit:
@@ -61,6 +68,7 @@ class Commits:
         self._waiting: deque[Commit] = deque()
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
+        self._gone: set[str] = set()
 
     def __bool__(self) -> bool:
         """Whether an answer or a commit is outstanding."""
@@ -83,14 +91,14 @@ class Commits:
                 self._consumer.commit(offsets=_native(offsets), asynchronous=True)
             except Exception as error:
                 self._sent = None
-                commit.answer(_refused(error, offsets))
+                commit.answer(self._refused(error, offsets))
 
     def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Take the broker's answer (the ``on_commit`` of confluent-kafka)."""
         commit, offsets = self._sent, self._sent_offsets
         self._sent = None
         if commit is not None:
-            commit.answer(_result(error, partitions, offsets))
+            commit.answer(self._result(error, partitions, offsets))
         self.pump()
 
     def now(self, commit: Commit) -> None:
@@ -102,9 +110,9 @@ class Commits:
         try:
             answer = self._consumer.commit(offsets=_native(offsets), asynchronous=False)
         except Exception as error:
-            commit.answer(_refused(error, offsets))
+            commit.answer(self._refused(error, offsets))
         else:
-            commit.answer(_result(None, answer, offsets))
+            commit.answer(self._result(None, answer, offsets))
 
     def all_now(self) -> None:
         """Answer everything outstanding before a rebalance is waited for.
@@ -117,24 +125,40 @@ class Commits:
         while self._waiting:
             self.now(self._waiting.popleft())
 
+    def _result(
+        self,
+        error: KafkaError | None,
+        answer: list[TopicPartition],
+        offsets: list[OffsetCommit],
+    ) -> list[OffsetCommit] | KafkaFailure:
+        errors = {(p.topic, p.partition): p.error for p in answer if p.error is not None}
+        for one in (error, *errors.values()):
+            if one is not None and one.name() not in GONE:
+                return _failure(one, offsets)
+        if error is not None:  # that of them all
+            committed = []
+        else:
+            committed = [o for o in offsets if (o.topic, o.partition) not in errors]
+        self._note_gone({o.topic for o in offsets} - {o.topic for o in committed})
+        return committed
+
+    def _refused(
+        self, error: Exception, offsets: list[OffsetCommit]
+    ) -> list[OffsetCommit] | Exception:
+        # A ValueError, say, for a NUL in the metadata: for the one who gave it.
+        if isinstance(error, KafkaException):
+            return self._result(error_of(error), [], offsets)
+        return error
+
+    def _note_gone(self, topics: set[str]) -> None:
+        for topic in sorted(topics - self._gone):
+            logger.warning("%s does not exist any more: nothing of it is committed", topic)
+        self._gone |= topics
+
 
 def _native(offsets: Sequence[OffsetCommit]) -> list[TopicPartition]:
     # Always with metadata: a commit without them erases those of the one before.
     return [TopicPartition(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
-
-
-def _result(
-    error: KafkaError | None, answer: list[TopicPartition], offsets: list[OffsetCommit]
-) -> list[OffsetCommit] | KafkaFailure:
-    error = error or next((p.error for p in answer if p.error is not None), None)
-    return offsets if error is None else _failure(error, offsets)
-
-
-def _refused(error: Exception, offsets: list[OffsetCommit]) -> Exception:
-    # A ValueError, say, for a NUL in the metadata: for the one who gave it.
-    if isinstance(error, KafkaException):
-        return _failure(error_of(error), offsets)
-    return error
 
 
 def _failure(error: KafkaError, offsets: list[OffsetCommit]) -> KafkaFailure:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._message import Message, messages_of
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 
@@ -77,7 +77,7 @@ class Batch:
     def messages(self) -> tuple[Message, ...]:
         """The messages."""
         if self._messages is None:
-            made = self._items if self._are_messages else map(Message, self._items)
+            made = self._items if self._are_messages else messages_of(self._items)
             self._messages = tuple(made)
         return self._messages
 

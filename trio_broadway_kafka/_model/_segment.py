@@ -172,5 +172,7 @@ class Segment:
             if kept:
                 self.last = self.offset_of(kept - 1)
             del self.flags[kept:]
+            if self._whole is not None:
+                self._whole = self._whole[:kept]
         self.put_back(rest)
         return dropped

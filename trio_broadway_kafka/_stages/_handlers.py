@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 from trio_broadway_kafka._model._message import Message, Prepared
 
-__all__ = ["going_on_from_prepared", "nothing", "telling"]
+__all__ = ["going_on_from_prepared", "lane_of_prepared", "nothing", "telling"]
 
 
 async def nothing(message: Message) -> None:
@@ -28,6 +28,29 @@ def going_on_from_prepared(
         return await handle(message)
 
     return handle_prepared
+
+
+def lane_of_prepared(
+    lane_of: Callable[[Message], Hashable],
+) -> Callable[[Message], Hashable]:
+    """An ordering function that sees what ``prepare_messages`` made of the message.
+
+    Of one that it has failed there may be nothing that a lane could be found by.
+    """
+
+    def find(message: Message) -> Hashable:
+        record = message._raw
+        assert isinstance(record, Prepared)
+        message._route = record.message._route
+        failure = message._failure = record.message._failure
+        try:
+            return lane_of(message)
+        except Exception:
+            if isinstance(failure, Exception):
+                raise failure from None
+            raise
+
+    return find
 
 
 def telling(

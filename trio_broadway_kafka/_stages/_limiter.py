@@ -59,6 +59,10 @@ class Limiter:
         """Not any more."""
         self._watchers.discard(look_again)
 
+    def forget(self, wake: Callable[[], object]) -> None:
+        """Don't wake who has ended, nor keep it alive until there is a token."""
+        self._waiting.pop(wake, None)
+
     def _tokens(self) -> TokenBucket:
         assert self._limit is not None
         if self._bucket is None:

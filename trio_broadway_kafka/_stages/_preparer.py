@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from trio_broadway_kafka._model._lanes import Lanes, forget_last
-from trio_broadway_kafka._model._message import Message, Prepared
+from trio_broadway_kafka._model._message import Message, Prepared, messages_of
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
-from trio_broadway_kafka._stages._tasks import is_cancelled
+from trio_broadway_kafka._stages._tasks import cancellation_of, is_cancelled
 
 __all__ = ["Preparer"]
 
@@ -159,7 +159,7 @@ class Preparer:
     async def _prepare_segment(self, segment: Segment) -> bool:
         """Prepare and pass on; False if it was cancelled."""
         state = segment.partition
-        messages = list(map(Message, segment.records))
+        messages = messages_of(segment.records)
         error: Exception | None = None
         try:
             result = await self._prepare(list(messages))
@@ -170,6 +170,11 @@ class Preparer:
                 _log.warning("prepare_messages failed as it was cancelled: %s", kind)
                 return False
             error = raised
+        except BaseExceptionGroup as group:
+            # A nursery of its own raises a group of what its tasks raised.
+            if not state.draining:
+                raise
+            raise cancellation_of(group) from None
         else:
             if result is not None:
                 mistake = TypeError(
