@@ -341,5 +341,7 @@ class Assignment:
             since = trio.current_time() - started
             self.processors.log_resisting(since)
             self.batchers.log_resisting(since)
+        waker = self.processors if self._forwarder is None else self._forwarder
+        self._limiter.forget(waker.wake)
         if self.preparer is not None:
             await self.preparer.wait_ended()

@@ -158,6 +158,32 @@ async def test_what_waits_for_a_token_has_not_started(
     assert broker.committed("t", 0) == 3
 
 
+@pytest.mark.parametrize("by_message", [True, False])
+async def test_what_has_ended_as_it_waited_for_a_token_is_not_kept_until_one_comes(
+    by_message: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    starts = Starts()
+
+    async def handle_batch(batch: Batch) -> None: ...
+
+    def stages(topic: str, partition: int) -> Stages:
+        return Stages(
+            handle_message=starts.handle if by_message else None,
+            batchers={"default": Batcher(handle_batch=handle_batch)},
+        )
+
+    broker = _broker(10, partitions=2)
+    client = broker.client()
+    limit = RateLimit(messages=1, per=3600)
+    async with open_pipeline(
+        client=client, topics=["t"], stages=stages, rate_limit=limit
+    ) as pipeline:
+        for _ in range(5):
+            await trio.sleep(1)
+            assert len(pipeline._limiter._waiting) == 2
+            broker.rebalance(client)
+
+
 async def test_no_more_is_fetched_for_a_limit_than_without_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

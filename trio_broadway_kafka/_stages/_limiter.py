@@ -59,6 +59,10 @@ class Limiter:
         """Not any more."""
         self._watchers.discard(look_again)
 
+    def forget(self, wake: Callable[[], object]) -> None:
+        """Don't wake who has ended, nor keep it alive until there is a token."""
+        self._waiting.pop(wake, None)
+
     def _tokens(self) -> TokenBucket:
         assert self._limit is not None
         if self._bucket is None:
@@ -105,7 +109,7 @@ class Limiter:
             await self._changed.wait()
             self._changed = trio.Event()
             while self._waiting:
-                if not await self._wait_for_token():
+                if not await self._wait_for_token() or not self._waiting:
                     continue
                 wake = next(iter(self._waiting))
                 del self._waiting[wake]
