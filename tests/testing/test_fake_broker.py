@@ -589,6 +589,21 @@ async def test_lost_partitions_can_go_to_another(
     assert len(first.events.losses) == 1
 
 
+async def test_a_loss_during_a_revoke_is_told_before_the_partition_is_assigned_anew(
+    broker: FakeBroker, start: Start, autojump_clock: MockClock
+) -> None:
+    member = await start_owner(start)
+    before = dict(member.events.owned)
+    broker.rebalance(member.client, [("t", 0)])
+    await member.events.until(lambda: len(member.events.revocations) == 1)
+    broker.lose(member.client, [("t", 1)])
+    member.client.release([before[P0]], [])
+    await member.owns(2)
+    assert member.events.names == ["assigned", "revoking", "lost", "assigned"]
+    assert member.events.losses == [[before[P1]]]
+    assert await member.commit(member.events.owned[P1], 1) != []
+
+
 async def test_a_client_frozen_beyond_its_session_loses_everything_and_joins_anew(
     broker: FakeBroker, start: Start, autojump_clock: MockClock
 ) -> None:

@@ -109,7 +109,7 @@ class Limiter:
             await self._changed.wait()
             self._changed = trio.Event()
             while self._waiting:
-                if not await self._wait_for_token():
+                if not await self._wait_for_token() or not self._waiting:
                     continue
                 wake = next(iter(self._waiting))
                 del self._waiting[wake]

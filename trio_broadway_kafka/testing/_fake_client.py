@@ -258,20 +258,23 @@ class FakeClient:
         """Report losses, let go of what moves away, and take what has become ours."""
         if not self._cluster.running:
             return
-        self._report_losses()
-        if self._member.fenced:
-            self._member = self.group.join(self, self._session.topics)
-            self._cluster.changed()
-        if moving := self.group.to_revoke(self._member):
+        self._report_losses_and_rejoin()
+        while moving := self.group.to_revoke(self._member):
             await self._revoke(moving)
+            if self._stopping or not self._cluster.running:
+                return
+            self._report_losses_and_rejoin()  # what was lost meanwhile may be ours again
         if not self._stopping and self._cluster.running:
             self._take(self.group.to_take(self._member))
 
-    def _report_losses(self) -> None:
+    def _report_losses_and_rejoin(self) -> None:
         lost = self._reader.end_epochs(self._member.lost)
         self._member.lost.clear()
         if lost:
             self._events.lost(lost)
+        if self._member.fenced:
+            self._member = self.group.join(self, self._session.topics)
+            self._cluster.changed()
 
     async def _revoke(self, moving: Sequence[TopicPartition]) -> None:
         """Wait until these are released, serving commands, and give them up."""
