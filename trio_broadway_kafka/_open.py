@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Literal
 
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._model._moments import StartFrom, check_start_from
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
 from trio_broadway_kafka._pipeline import Pipeline
 
@@ -21,7 +21,7 @@ def open_pipeline(
     topics: Iterable[str],
     stages: Stages,
     name: str | None = None,
-    start_from: Literal["committed"] = "committed",
+    start_from: StartFrom = "committed",
     create_topics: bool = False,
     max_in_flight: int = 10_000,
     max_in_flight_bytes: int = 64 * 2**20,
@@ -46,8 +46,13 @@ def open_pipeline(
         topics: names, or patterns that start with ``^``.
         stages: what to do with the messages.
         name: the pipeline's, for logs; the group's name unless given.
-        start_from: where a partition starts: ``"committed"`` (the group's committed
-            offset, else as ``auto.offset.reset`` says).
+        start_from: where this pipeline's first assignment of a partition starts:
+            ``"committed"`` (the group's committed offset, else as ``auto.offset.reset``
+            says), ``"earliest"``, ``"latest"``, or a datetime with a time zone: the first
+            record at or after it, the end if there is none. The next commit makes the start
+            the group's offset, even a lower one. Later assignments start from the
+            committed offset. Do NOT leave it in a program that is restarted to go on, nor
+            replay with several members at once: each starts its own partitions over.
         create_topics: make missing topics with the broker's defaults.
         max_in_flight: messages polled and not yet finished. If in doubt, leave it; do NOT
             set it below `Stages.concurrency`.
@@ -70,8 +75,7 @@ def open_pipeline(
     """
     if not isinstance(stages, Stages):
         raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
-    if start_from != "committed":
-        raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
+    check_start_from(start_from)
     stages.check_bound(max_in_flight)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
@@ -84,6 +88,7 @@ def open_pipeline(
     )
     session = Session(
         topics=check_topics(topics),
+        start_from=start_from,
         create_topics=create_topics,
         open_timeout=open_timeout,
         revoke_timeout=revoke_timeout,

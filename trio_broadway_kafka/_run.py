@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka._model._moments import StartFrom
 from trio_broadway_kafka._model._options import Stages
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
@@ -29,7 +30,7 @@ class PipelineArguments(_Needed, total=False):
 
     kafka: Mapping[str, object] | None
     name: str | None
-    start_from: Literal["committed"]
+    start_from: StartFrom
     create_topics: bool
     max_in_flight: int
     max_in_flight_bytes: int

@@ -20,7 +20,7 @@ from confluent_kafka import (
     TopicPartition as Native,
 )
 
-from trio_broadway_kafka._kafka import _feeder, _partitions
+from trio_broadway_kafka._kafka import _feeder, _partitions, _starts
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     Chunk,
@@ -33,6 +33,7 @@ from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
 from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._starts import Starts
 
 CONFIG = ClientConfig({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
 T0, T1 = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -63,6 +64,7 @@ class StubConsumer:
     committed_offsets: dict[TopicPartition, int] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     refused_seeks: int = 0
+    ends: int | None = None
     commit_error: KafkaException | None = None
     callbacks: dict[str, Callable[..., None]] = field(default_factory=dict)
     commit_answer: Callable[[list[Native]], None] | None = None
@@ -104,6 +106,14 @@ class StubConsumer:
             )
             for p in partitions
         ]
+
+    def offsets_for_times(self, asked: list[Native], timeout: float) -> list[Native]:
+        if self.ends is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return [Native(p.topic, p.partition, self.ends) for p in asked]
+
+    def incremental_assign(self, partitions: list[Native]) -> None:
+        self.calls.append(("assign", [(p.partition, p.offset) for p in partitions]))
 
     def pause(self, partitions: list[Native]) -> None:
         self.calls.append(("pause", [p.partition for p in partitions]))
@@ -227,7 +237,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     clock = Clock()
-    for module in (_feeder, _partitions):
+    for module in (_feeder, _partitions, _starts):
         monkeypatch.setattr(module, "time", clock)
 
     scene = Scene(clock)
@@ -568,6 +578,23 @@ def test_a_revoke_after_stopping_reports_nothing_and_does_not_wait(scene: Scene)
     before = scene.clock.now
     scene.rebalance("revoke", T0)
     assert (scene.reports, scene.clock.now) == ([], before)
+
+
+def test_what_has_no_known_start_is_neither_reported_nor_read_until_it_has(
+    scene: Scene,
+) -> None:
+    scene.feeder._starts = Starts(cast(Consumer, scene.consumer), "latest", scene.reported)
+    scene.own(T0)
+    scene.consumer.ready = [message(T0, 0), eof(T0, 1)]
+    scene.turn()
+    assert (scene.reports, scene.owned) == ([], {})
+    scene.consumer.ends = 5
+    scene.clock.now += 1
+    scene.consumer.calls.clear()
+    scene.consumer.ready = [message(T0, 5)]
+    scene.turn()
+    assert (scene.owned[T0].start, scene.offsets()) == (5, [(0, 5)])
+    assert ("seek", 0, 5) in scene.consumer.calls
 
 
 def test_an_empty_assignment_begins_no_epoch(scene: Scene) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from typing import assert_type
 
 import trio
@@ -102,6 +103,9 @@ async def use() -> None:
         revoke_timeout=1,
         close_timeout=1,
     )
+    open_pipeline(topics=["t"], stages=stages, start_from="earliest")
+    open_pipeline(topics=["t"], stages=stages, start_from=datetime.now(UTC))
+    open_pipeline(topics=["t"], stages=stages, start_from="newest")  # type: ignore[arg-type]
     assert_type(opened, AbstractAsyncContextManager[Pipeline])
     async with opened as pipeline:
         assert_type(pipeline.name, str)

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from trio_broadway_kafka._model._moments import StartFrom
+
 __all__ = [
     "AssignedPartition",
     "Chunk",
@@ -55,6 +57,8 @@ class Session:
 
     Attributes:
         topics: names, or patterns that start with ``^``.
+        start_from: where the first assignment of a partition to this client starts. Later
+            ones start from the committed offset.
         create_topics: make missing topics with the broker's defaults.
         open_timeout: until the broker has answered and every named topic exists.
         revoke_timeout: how long the draining of revoked partitions may take.
@@ -62,6 +66,7 @@ class Session:
     """
 
     topics: tuple[str, ...]
+    start_from: StartFrom = "committed"
     create_topics: bool = False
     open_timeout: float = 30.0
     revoke_timeout: float = 20.0
@@ -76,6 +81,8 @@ class AssignedPartition:
         epoch: names this assignment of the partition; never used twice by a client.
         committed: the group's committed offset, None where there is none (or it is unknown).
         metadata: the text committed with it.
+        start: where reading starts in place of `committed` (see `Session.start_from`), None
+            if it does not. What was committed before then counts no more.
     """
 
     topic: str
@@ -83,6 +90,7 @@ class AssignedPartition:
     epoch: int
     committed: int | None = None
     metadata: str | None = None
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,11 @@ class ClientEvents(Protocol):
     """What a client reports. Synchronous, in trio's thread, one after another; never raises."""
 
     def assigned(self, partitions: Sequence[AssignedPartition]) -> None:
-        """These partitions are ours from now on. Never called with an empty list."""
+        """These partitions are ours from now on. Never called with an empty list.
+
+        Where a start can't be looked up, because Kafka does not answer, this comes once it
+        does, and nothing is read of the partition before.
+        """
 
     def revoking(self, partitions: Sequence[AssignedPartition]) -> None:
         """These partitions are being taken away in order.

@@ -8,7 +8,7 @@ starves: beside a thread that polls in a loop, a commit from another had not got
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -27,6 +27,8 @@ from trio_broadway_kafka._kafka._commits import Commit, Commits
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions
 from trio_broadway_kafka._kafka._reader import POLL, Reader
 from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._kafka._starts import Starts
+from trio_broadway_kafka._kafka._ticks import TICK_EVERY, Ticks
 from trio_broadway_kafka._kafka._translate import error_of, failure
 
 __all__ = ["Command", "Feeder"]
@@ -34,10 +36,6 @@ __all__ = ["Command", "Feeder"]
 REST_AFTER: Final = 0.5
 """Seconds without an open fetch until everything is paused: that throws the prefetch away
 (about 100,000 small messages), but polling must go on, and polls return messages."""
-
-TICK_EVERY: Final = 0.25
-TICK_LIMIT: Final = 1.0
-"""Seconds in which trio's loop must answer a tick, for the polling to go on."""
 
 ANSWER_FIRST: Final = 0.002
 ANSWER_LATER: Final = 0.05
@@ -89,6 +87,7 @@ class Feeder:
         self._to_trio = post
         self._first_offset = first_offset
         self._partitions = Partitions(consumer)
+        self._starts = Starts(consumer, session.start_from, reports)
         self._reader = Reader(consumer, self._partitions, reports)
         self._commits = Commits(consumer, self._partitions.live)
         self._has_joined = False
@@ -97,10 +96,7 @@ class Feeder:
         self._wanted = 0
         self._rest_at = 0.0
         self._patience = ANSWER_FIRST
-        # Ticks
-        self._tick_sent: float = 0.0
-        self._ticks = 0
-        self._ticks_answered = 0
+        self._ticks = Ticks(self._post)
 
     # -- commands
 
@@ -200,8 +196,13 @@ class Feeder:
         self._serve(0)
         if self.stopping:
             return
+        if self._starts.is_due():
+            waiting = self._starts.waiting
+            starts = self._starts.look_up(waiting)
+            self._assign(waiting, starts, known=True)
+            self._partitions.seek(starts)
         now = time.monotonic()
-        if not self._loop_answers(now):
+        if not self._ticks.answered(now):
             # Kafka's max.poll.interval.ms is to take effect.
             self._serve(POLL)
         elif self._wanted:
@@ -225,18 +226,6 @@ class Feeder:
                 return
         while not commands.empty():
             commands.get()(self)
-
-    def _loop_answers(self, now: float) -> bool:
-        if self._ticks_answered != self._ticks:
-            return now - self._tick_sent < TICK_LIMIT
-        if now - self._tick_sent >= TICK_EVERY:
-            self._ticks += 1
-            self._tick_sent = now
-            self._post(self._answer_tick, self._ticks)
-        return True
-
-    def _answer_tick(self, number: int) -> None:
-        self._ticks_answered = number
 
     def _post(self, function: Callable[..., None], *args: object) -> None:
         if not self._to_trio(function, *args):
@@ -295,12 +284,30 @@ class Feeder:
             known = all(p.error is None for p in committed)
         except KafkaException as error:
             logger.warning("asking for committed offsets: %s", error_of(error).str())
+        if first := self._starts.first(committed):
+            starts = self._starts.look_up(first)
+            self._starts.assign(partitions, starts)
+            self._partitions.pause_unowned(self._starts.waiting)
+            self._assign(committed, starts, known=known)
+        else:
+            self._assign(committed, {}, known=known)
+
+    def _assign(
+        self, committed: Iterable[Native], starts: Mapping[TopicPartition, int], *, known: bool
+    ) -> None:
+        """Begin the epochs of those whose start is known."""
+        waiting = {(p.topic, p.partition) for p in self._starts.waiting}
         assigned = self._partitions.assign(
-            committed, known=known, first_offset=self._first_offset
+            [p for p in committed if (p.topic, p.partition) not in waiting],
+            known=known,
+            first_offset=self._first_offset,
+            starts=starts,
         )
-        self._post(self._events.assigned, assigned)
+        if assigned:
+            self._post(self._events.assigned, assigned)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[Native]) -> None:
+        self._starts.forget(partitions)
         revoked = self._partitions.pick(partitions)
         if revoked and not self.stopping:
             self._drain(revoked)
@@ -326,12 +333,13 @@ class Feeder:
                     names = ", ".join(f"{p.topic} [{p.partition}]" for p in revoking)
                     logger.warning("not drained within revoke_timeout: %s", names)
                     return
-                self._loop_answers(now)
+                self._ticks.answered(now)
                 self._serve(min(deadline - now, TICK_EVERY))
         finally:
             self._revoking = None
 
     def _on_lost(self, consumer: Consumer, partitions: list[Native]) -> None:
+        self._starts.forget(partitions)
         lost = self._partitions.pick(partitions)
         self._partitions.end(lost)
         if lost and not self.stopping:

@@ -157,7 +157,7 @@ class Acknowledger:
         for commit in committed:
             state = self._partitions.get(TopicPartition(commit.topic, commit.partition))
             if state is not None and state.epoch == commit.epoch:
-                state.committed = max(commit.offset, state.committed or 0)
+                state.note_committed(commit.offset)
 
     async def _settled(self) -> None:
         """Wait until everything sent before has been taken in."""

@@ -283,7 +283,8 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a retriable error is tried again inside the
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
-                release too) or "end_offsets".
+                release too), "end_offsets" or "offsets" (where a partition starts with a
+                ``start_from``; as with "fetch").
             error: what is raised, or Kafka's code for it.
             times: how many requests.
         """

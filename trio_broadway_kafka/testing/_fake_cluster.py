@@ -18,7 +18,7 @@ from trio_broadway_kafka.testing._fake_log import PartitionLog
 
 __all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
 
-Operation = Literal["open", "fetch", "commit", "end_offsets", "close"]
+Operation = Literal["open", "fetch", "commit", "end_offsets", "offsets", "close"]
 
 
 def checked(operation: Operation) -> Operation:
