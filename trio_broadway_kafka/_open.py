@@ -9,7 +9,8 @@ from types import TracebackType
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._moments import StartFrom, check_start_from
-from trio_broadway_kafka._model._options import PipelineOptions, Stages, check_topics
+from trio_broadway_kafka._model._options import PipelineOptions, Stages
+from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._pipeline import Pipeline
 
 __all__ = ["Opening", "open_pipeline"]
@@ -43,7 +44,9 @@ def open_pipeline(
             (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md).
             ``bootstrap.servers`` and ``group.id`` are needed. ``auto.offset.reset`` is
             ``earliest`` unless given. Leave it out only with `client`.
-        topics: names, or patterns that start with ``^``.
+        topics: names, or patterns that start with ``^``: regular expressions of Python's
+            ``re``, matched from the beginning of a topic's name. They find topics that are
+            made later within seconds. `Pipeline.subscribe` changes the topics.
         stages: what to do with the messages.
         name: the pipeline's, for logs; the group's name unless given.
         start_from: where this pipeline's first assignment of a partition starts:

@@ -15,7 +15,7 @@ past the deadline it is abandoned.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -40,6 +40,7 @@ from trio_broadway_kafka._model._statistics import (
     PipelineStatistics,
     pipeline_statistics,
 )
+from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
 from trio_broadway_kafka._stages._source import Source
 
@@ -308,6 +309,24 @@ class Pipeline:
         else:
             await self.wait_finished()
         return self._unfinished
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Read these topics in place of those before: the whole new list.
+
+        Partitions of topics that are left are drained and committed like any that are taken
+        away; those of topics that are kept are not disturbed.
+
+        Args:
+            topics: names or patterns, as for `open_pipeline`.
+
+        Raises:
+            ConfigError: `topics` is wrong.
+            KafkaFailure: a named topic does not exist (with ``create_topics`` it is made),
+                or Kafka did not tell within ``open_timeout``. Nothing has changed.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        await self._client.subscribe(check_topics(topics))
 
     def pause(self, topic: str, partition: int) -> None:
         """Fetch no more of a partition until `resume`. What is here already is handled.

@@ -32,6 +32,7 @@ from trio_broadway_kafka._kafka._client import (
 from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
+from trio_broadway_kafka._kafka._membership import Membership
 from trio_broadway_kafka._kafka._reports import Reports
 from trio_broadway_kafka._kafka._starts import Starts
 
@@ -166,6 +167,7 @@ class Scene:
             cast(Consumer, self.consumer),
             self.commands,
             Session(topics=("t",), revoke_timeout=0.2),
+            ["t"],
             self,
             self.reported,
             self._post,
@@ -545,6 +547,117 @@ def test_a_revoke_that_is_not_released_ends_by_the_threads_own_clock(scene: Scen
     scene.rebalance("revoke", T0)
     assert scene.clock.now - before == pytest.approx(0.2 + 1)
     assert scene.consumer.named("commit") == []
+
+
+U0 = TopicPartition("u", 0)
+
+
+class Gone:
+    """Answers commits as librdkafka does when a topic was deleted: with an error for all."""
+
+    def __init__(self, scene: Scene, topic: str) -> None:
+        self.scene = scene
+        self.topic = topic
+        self.committed: list[list[tuple[str, int]]] = []
+        self.error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def commit(self, offsets: list[Native], asynchronous: bool) -> list[Native] | None:
+        self.committed.append([(o.topic, o.offset) for o in offsets])
+        if any(o.topic == self.topic for o in offsets):
+            if not asynchronous:
+                raise KafkaException(self.error)
+            self.pending: list[KafkaError | None] = [self.error]
+        else:
+            self.pending = [None]
+        return None if asynchronous else offsets
+
+    def answer(self) -> None:
+        self.scene.feeder.on_commit(self.pending.pop(), [])
+
+
+def test_of_a_deleted_topic_nothing_is_committed_and_of_the_others_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.own(U0, T0)
+    gone = Gone(scene, "u")
+    monkeypatch.setattr(scene.consumer, "commit", gone.commit)
+    answers: list[object] = []
+    offsets = [OffsetCommit(*place, scene.owned[place].epoch, 5) for place in (U0, T0)]
+    for _ in range(2):
+        scene.feeder.commit(Commit(offsets, answers.append))
+        scene.turn()
+        for _ in range(3):
+            gone.answer()
+        assert gone.committed == [[("u", 5), ("t", 5)], [("u", 5)], [("t", 5)]]
+        gone.committed.clear()
+    assert answers == [[offsets[1]], [offsets[1]]]
+    assert caplog.text.count("'u' is gone") == 1
+
+
+def test_a_revoke_of_a_deleted_topic_commits_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.own(U0, T0)
+    gone = Gone(scene, "u")
+    monkeypatch.setattr(scene.consumer, "commit", gone.commit)
+
+    def release(partitions: Sequence[AssignedPartition]) -> None:
+        offsets = [OffsetCommit(p.topic, p.partition, p.epoch, 7) for p in partitions]
+        scene.commands.put(lambda feeder: feeder.release(partitions, offsets))
+
+    scene.on_revoking = release
+    scene.rebalance("revoke", U0, T0)
+    assert gone.committed == [[("u", 7), ("t", 7)], [("u", 7)], [("t", 7)]]
+    assert scene.failures == []
+
+
+@pytest.mark.parametrize(
+    ("classic", "calls"),
+    [
+        (True, [["a"], ["a", "c"], "unsubscribe", ["b"], ["b", "c"], "unsubscribe"]),
+        (False, [["a", "c"], ["b"], ["b", "c"], "unsubscribe"]),
+    ],
+)
+def test_in_classic_groups_what_is_left_goes_before_what_is_new_comes(
+    classic: bool, calls: list[object]
+) -> None:
+    seen: list[object] = []
+
+    class Subscriber:
+        def subscribe(self, topics: list[str]) -> None:
+            seen.append(topics)
+
+        def unsubscribe(self) -> None:
+            seen.append("unsubscribe")
+
+    membership = Membership(cast(Consumer, Subscriber()), {}, classic=classic)
+    membership.subscribe(["a", "b"])
+    seen.clear()
+    for topics in (["a", "c"], ["a", "c"], ["b"], ["b", "c"], []):
+        membership.subscribe(topics)
+    assert seen == calls
+
+
+def test_a_change_of_topics_waits_for_a_revoke_that_is_under_way(scene: Scene) -> None:
+    scene.own(T0)
+    subscribed: list[tuple[list[str], bool]] = []
+    revoking = True
+
+    def subscribe(topics: list[str], **_: object) -> None:
+        subscribed.append((topics, revoking))
+
+    scene.consumer.subscribe = subscribe  # type: ignore[method-assign]
+    answers: list[Exception | None] = []
+
+    def change(partitions: Sequence[AssignedPartition]) -> None:
+        scene.commands.put(lambda feeder: feeder.subscribe((["t", "u"], answers.append)))
+        scene.commands.put(lambda feeder: feeder.release(partitions, []))
+
+    scene.on_revoking = change
+    scene.rebalance("revoke", T0)
+    revoking = False
+    scene.turn()
+    assert (subscribed, answers) == ([(["t", "u"], False)], [None])
 
 
 def test_commits_and_pauses_are_served_while_a_revoke_waits(scene: Scene) -> None:

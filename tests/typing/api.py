@@ -114,6 +114,7 @@ async def use() -> None:
         assert_type(await pipeline.wait_finished(), None)
         assert_type(await pipeline.commit(), None)
         assert_type(await pipeline.drain(timeout=1), int)
+        assert_type(await pipeline.subscribe(["t", "^u-"]), None)
         pipeline.pause("t", 0)
         pipeline.resume("t", 0)
         statistics = pipeline.statistics()

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition as Native
+from confluent_kafka import (
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition as Native,
+)
 from confluent_kafka.admin import (
     AdminClient,
     ListOffsetsResultInfo,  # pyright: ignore[reportPrivateImportUsage]
@@ -72,7 +78,8 @@ class Admin:
         Raises:
             KafkaFailure: the broker refused, naming the topic.
         """
-        futures: dict[str, Future[None]] = self.connect().create_topics(
+        client = self.connect()  # kept, for without it nobody answers
+        futures: dict[str, Future[None]] = client.create_topics(
             [NewTopic(name) for name in names],
             operation_timeout=timeout,
             request_timeout=timeout,
@@ -83,6 +90,25 @@ class Admin:
             except KafkaException as error:
                 if error_of(error).name() != "TOPIC_ALREADY_EXISTS":
                     raise failure(error_of(error), f"creating topic {name!r}") from None
+
+    def look_up(self, names: Sequence[str], timeout: float) -> dict[str, KafkaError | None]:
+        """Ask whether these topics exist; unlike their metadata this makes none. Blocks.
+
+        Returns:
+            The error for each, None for a topic that exists.
+        """
+        client = self.connect()  # kept, for without it nobody answers
+        futures: dict[str, Future[object]] = client.describe_topics(
+            TopicCollection(list(names)), request_timeout=timeout
+        )
+        found: dict[str, KafkaError | None] = {}
+        for name, future in futures.items():
+            try:
+                future.result()
+                found[name] = None
+            except KafkaException as error:
+                found[name] = error_of(error)
+        return found
 
     def end_offsets(
         self,

@@ -56,7 +56,7 @@ class Session:
     """What a client needs to know to join; every time is in seconds.
 
     Attributes:
-        topics: names, or patterns that start with ``^``.
+        topics: names, or patterns that start with ``^`` (see `matching`).
         start_from: where the first assignment of a partition to this client starts. Later
             ones start from the committed offset.
         create_topics: make missing topics with the broker's defaults.
@@ -217,7 +217,8 @@ class KafkaClient(Protocol):
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """Commit, and return what was committed once the broker has said so.
 
-        Entries of ended epochs are dropped: what is not ours is never committed.
+        Entries of ended epochs are dropped: what is not ours is never committed. So are those
+        of topics that have been deleted, which is logged.
         May be called, and answers, while a revoke waits for `release`. Waits as long as
         the broker takes: the caller sets the deadline.
 
@@ -245,6 +246,21 @@ class KafkaClient(Protocol):
 
         Raises:
             KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """Read these topics in place of those before, once this returns, soon.
+
+        Partitions of topics that are left are revoked in order; those of topics that are
+        kept stay as they are. Topics that are made later are found by a pattern within
+        seconds, with this as with the session's topics.
+
+        Raises:
+            KafkaFailure: a named topic does not exist (and is not to be created), or the
+                broker did not tell within ``open_timeout``. Nothing has changed.
+            RuntimeError: the client does not run yet.
             trio.ClosedResourceError: the client is closed.
         """
         ...

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trio_broadway_kafka._kafka._client import OffsetCommit
-from trio_broadway_kafka._kafka._translate import error_of, failure
+from trio_broadway_kafka._kafka._translate import GONE, error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["Commit", "Commits"]
@@ -40,6 +40,27 @@ class Commit:
             self._answer(result)
 
 
+def _by_topic(commit: Commit, offsets: Sequence[OffsetCommit]) -> list[Commit]:
+    """A commit for each topic of `offsets`, which together answer `commit`."""
+    topics: dict[str, list[OffsetCommit]] = {}
+    for offset in offsets:
+        topics.setdefault(offset.topic, []).append(offset)
+    committed: list[OffsetCommit] = []
+    left = len(topics)
+
+    def answered(result: Sequence[OffsetCommit] | Exception) -> None:
+        nonlocal left
+        left -= 1
+        if isinstance(result, Exception):
+            commit.answer(result)
+        else:
+            committed.extend(result)
+        if not left:
+            commit.answer(committed)
+
+    return [Commit(of_topic, answered) for of_topic in topics.values()]
+
+
 class Commits:
     """A queue of commits, of which at most one is on its way.
 
@@ -49,15 +70,18 @@ class Commits:
 
     Args:
         live: those of some offsets whose epoch has not ended.
+        gone: told of a topic that was deleted.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         live: Callable[[Sequence[OffsetCommit]], list[OffsetCommit]],
+        gone: Callable[[str], None],
     ) -> None:
         self._consumer = consumer
         self._live = live
+        self._gone = gone
         self._waiting: deque[Commit] = deque()
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
@@ -83,14 +107,14 @@ class Commits:
                 self._consumer.commit(offsets=_native(offsets), asynchronous=True)
             except Exception as error:
                 self._sent = None
-                commit.answer(_refused(error, offsets))
+                self._settle(commit, offsets, _refused(error, offsets))
 
     def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Take the broker's answer (the ``on_commit`` of confluent-kafka)."""
         commit, offsets = self._sent, self._sent_offsets
         self._sent = None
         if commit is not None:
-            commit.answer(_result(error, partitions, offsets))
+            self._settle(commit, offsets, _result(error, partitions, offsets))
         self.pump()
 
     def now(self, commit: Commit) -> None:
@@ -102,9 +126,40 @@ class Commits:
         try:
             answer = self._consumer.commit(offsets=_native(offsets), asynchronous=False)
         except Exception as error:
-            commit.answer(_refused(error, offsets))
+            result: list[OffsetCommit] | Exception = _refused(error, offsets)
         else:
-            commit.answer(_result(None, answer, offsets))
+            result = _result(None, answer, offsets)
+        for part in self._answer(commit, offsets, result):
+            self.now(part)
+
+    def _settle(
+        self,
+        commit: Commit,
+        offsets: list[OffsetCommit],
+        result: list[OffsetCommit] | Exception,
+    ) -> None:
+        self._waiting.extendleft(reversed(self._answer(commit, offsets, result)))
+
+    def _answer(
+        self,
+        commit: Commit,
+        offsets: list[OffsetCommit],
+        result: list[OffsetCommit] | Exception,
+    ) -> list[Commit]:
+        """Answer, or return what is to be committed in its place.
+
+        When one topic of several was deleted, librdkafka reports the error for them all,
+        though the others' offsets were committed.
+        """
+        if not (isinstance(result, KafkaFailure) and result.code in GONE):
+            commit.answer(result)
+            return []
+        parts = _by_topic(commit, offsets)
+        if len(parts) > 1:
+            return parts
+        self._gone(offsets[0].topic)
+        commit.answer([])
+        return []
 
     def all_now(self) -> None:
         """Answer everything outstanding before a rebalance is waited for.

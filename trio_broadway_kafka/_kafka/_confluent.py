@@ -29,6 +29,8 @@ from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
 from trio_broadway_kafka._kafka._opening import Opening
 from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._kafka._subscribing import Subscribing
+from trio_broadway_kafka._kafka._topics import Topics
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["ConfluentClient"]
@@ -57,6 +59,7 @@ class ConfluentClient:
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._waiters: set[_Waiter[object]] = set()
         self._feeder: Feeder | None = None
+        self._subscribing: Subscribing | None = None
         self._events: ClientEvents | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._closing = trio.CancelScope()
@@ -96,14 +99,25 @@ class ConfluentClient:
         limiter = trio.CapacityLimiter(1)
         try:
             with self._closing:
-                feeder = await self._connect(events, session, limiter)
-                if feeder is None:
+                opened = await self._connect(events, session, limiter)
+                if opened is None:
                     return
+                feeder, names = opened
                 self._feeder = feeder
-                task_status.started()
-                await trio.to_thread.run_sync(
-                    feeder.run, abandon_on_cancel=True, limiter=limiter
+                self._subscribing = Subscribing(
+                    Topics(self._config, self._admin),
+                    session,
+                    names,
+                    self._reports,
+                    self._apply_subscription,
                 )
+                task_status.started()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._subscribing.watch)
+                    await trio.to_thread.run_sync(
+                        feeder.run, abandon_on_cancel=True, limiter=limiter
+                    )
+                    nursery.cancel_scope.cancel()
             if self._closing.cancelled_caught:
                 logger.warning(
                     "closing took longer than close_timeout=%g s: left to its own thread",
@@ -160,6 +174,17 @@ class ConfluentClient:
         self._admin.end_offsets(partitions, partial(self._post, waiter.settle))
         return await self._wait(waiter)
 
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """See `KafkaClient.subscribe`."""
+        self._check_open()
+        if self._subscribing is None:
+            raise RuntimeError("the client does not run yet")
+        try:
+            await self._subscribing.subscribe(topics)
+        except KafkaFailure:
+            self._check_open()
+            raise
+
     def stop(self) -> None:
         """See `KafkaClient.stop`."""
         if not self._stopped:
@@ -169,7 +194,7 @@ class ConfluentClient:
 
     async def _connect(
         self, events: ClientEvents, session: Session, limiter: trio.CapacityLimiter
-    ) -> Feeder | None:
+    ) -> tuple[Feeder, list[str]] | None:
         # The thread keeps the time, but one call of librdkafka does not let it: with an
         # oauth_cb a consumer is made in up to 10 s.
         with trio.move_on_after(session.open_timeout + 1):
@@ -189,7 +214,7 @@ class ConfluentClient:
 
     # -- in the thread
 
-    def _open(self, events: ClientEvents, session: Session) -> Feeder | None:
+    def _open(self, events: ClientEvents, session: Session) -> tuple[Feeder, list[str]] | None:
         opening = Opening(
             self._config,
             session,
@@ -201,15 +226,18 @@ class ConfluentClient:
         consumer = opening.consumer(on_commit=on_commit)
         if consumer is None:
             return None
-        return Feeder(
+        feeder = Feeder(
             consumer,
             self._commands,
             session,
+            opening.names,
             events,
             self._reports,
             self._post,
             first_offset=self._config.first_offset,
+            classic=self._config.classic,
         )
+        return feeder, opening.names
 
     def _on_commit(self, error: object, partitions: object) -> None:
         if self._feeder is not None:
@@ -241,6 +269,12 @@ class ConfluentClient:
             logger.exception("%r raised", function)
             if self._events is not None and function != self._events.failed:
                 self._call(self._events.failed, (error,))
+
+    async def _apply_subscription(self, names: Sequence[str]) -> None:
+        waiter: _Waiter[None] = _Waiter()
+        answer = partial(self._post, waiter.settle)
+        self._commands.put(lambda feeder: feeder.subscribe((names, answer)))
+        await self._wait(waiter)
 
     async def _wait(self, waiter: _Waiter[T]) -> T:
         self._waiters.add(waiter)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 from trio_broadway_kafka._kafka._commits import Commit, Commits
+from trio_broadway_kafka._kafka._membership import Membership, Subscription
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions
 from trio_broadway_kafka._kafka._reader import POLL, Reader
 from trio_broadway_kafka._kafka._reports import Reports, logger
@@ -43,9 +44,6 @@ ANSWER_LATER: Final = 0.05
 
 COMMITTED_TIMEOUT: Final = 3.0
 
-JOINING: Final = 0.5
-"""Seconds that closing waits for a join that is under way."""
-
 Post = Callable[..., bool]
 """Calls a function in trio's thread soon, in order; False once trio's loop is gone."""
 
@@ -60,8 +58,10 @@ class Feeder:
 
     Args:
         commands: what others want done, applied in order.
+        topics: the names to begin with, without patterns; if there are none it waits.
         post: for everything that is reported.
         first_offset: where a partition without a committed offset starts, if it is known.
+        classic: whether this is the older of the two group protocols.
 
     Attributes:
         stopping: set to leave; what is assigned is neither drained nor committed then.
@@ -72,16 +72,19 @@ class Feeder:
         consumer: Consumer,
         commands: SimpleQueue[Command],
         session: Session,
+        topics: Sequence[str],
         events: ClientEvents,
         reports: Reports,
         post: Post,
         *,
         first_offset: int | None = None,
+        classic: bool = True,
     ) -> None:
         self.stopping = False
         self._consumer = consumer
         self._commands = commands
         self._session = session
+        self._topics = topics
         self._events = events
         self._reports = reports
         self._to_trio = post
@@ -89,8 +92,17 @@ class Feeder:
         self._partitions = Partitions(consumer)
         self._starts = Starts(consumer, session.start_from, reports)
         self._reader = Reader(consumer, self._partitions, reports)
-        self._commits = Commits(consumer, self._partitions.live)
-        self._has_joined = False
+        self._commits = Commits(consumer, self._partitions.live, reports.gone)
+        guard = reports.guard
+        self._membership = Membership(
+            consumer,
+            {
+                "on_assign": guard(self._on_assign, None),
+                "on_revoke": guard(self._on_revoke, None),
+                "on_lost": guard(self._on_lost, None),
+            },
+            classic=classic,
+        )
         self._revoking: dict[TopicPartition, Owned] | None = None
         # Demand. Resting from the start: nothing is prefetched before it is asked for.
         self._wanted = 0
@@ -140,6 +152,9 @@ class Feeder:
         if isinstance(result, Exception):
             logger.warning("the last commit of a revoke failed: %s", result)
 
+    def subscribe(self, subscription: Subscription) -> None:
+        self._membership.change(subscription)
+
     def stop(self) -> None:
         self.stopping = True
 
@@ -147,14 +162,8 @@ class Feeder:
 
     def run(self) -> None:
         """Subscribe, poll until `stopping`, close. Never raises: events.failed is told."""
-        guard = self._reports.guard
         try:
-            self._consumer.subscribe(
-                list(dict.fromkeys(self._session.topics)),
-                on_assign=guard(self._on_assign, None),
-                on_revoke=guard(self._on_revoke, None),
-                on_lost=guard(self._on_lost, None),
-            )
+            self._membership.subscribe(self._topics)
             while not self.stopping:
                 self._turn()
         except KafkaException as error:
@@ -164,7 +173,7 @@ class Feeder:
         finally:
             self.stopping = True
             try:
-                self._finish_joining()
+                self._membership.finish_joining()
                 if not self._partitions.any():
                     # Without it close() sends no LeaveGroup for a member that owns nothing
                     # (librdkafka 2.16, classic groups): the others would wait for it in
@@ -174,16 +183,6 @@ class Feeder:
                 self._consumer.close()
             except BaseException as error:
                 self._reports.fail(error)
-
-    def _finish_joining(self) -> None:
-        """Wait a little for the first assignment, if it is still to come.
-
-        A member that closes while its request to join is under way leaves without a
-        LeaveGroup, and the broker keeps it, with partitions, until its session expires.
-        """
-        deadline = time.monotonic() + JOINING
-        while not self._has_joined and time.monotonic() < deadline:
-            self._consumer.poll(0.02)
 
     def on_commit(self, error: object, partitions: object) -> None:
         """The consumer's ``on_commit``."""
@@ -196,6 +195,7 @@ class Feeder:
         self._serve(0)
         if self.stopping:
             return
+        self._membership.settle()
         if self._starts.is_due():
             waiting = self._starts.waiting
             starts = self._starts.look_up(waiting)
@@ -270,7 +270,7 @@ class Feeder:
     # librdkafka assigns and unassigns after these by itself, whichever protocol is used.
 
     def _on_assign(self, consumer: Consumer, partitions: list[Native]) -> None:
-        self._has_joined = True
+        self._membership.has_joined = True
         # An empty list follows each revoke.
         if self.stopping or not partitions:
             return

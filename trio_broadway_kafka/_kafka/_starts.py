@@ -19,7 +19,7 @@ from confluent_kafka import (
 
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._kafka._reports import Reports, logger
-from trio_broadway_kafka._kafka._translate import error_of, failure, is_retriable
+from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
 from trio_broadway_kafka._model._moments import StartFrom, milliseconds
 
 __all__ = ["Starts"]
@@ -29,9 +29,6 @@ TIMEOUT: Final = 1.0
 
 AGAIN: Final = 0.5
 """Seconds between two tries of one that had no answer."""
-
-GONE: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
-"""The topic was deleted, and a rebalance will say so; or the broker does not know it yet."""
 
 
 class Starts:

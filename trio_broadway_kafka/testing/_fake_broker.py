@@ -52,7 +52,7 @@ class FakeBroker:
 
     What it does is checked against a real Kafka by the suite that both pass. There are
     no threads. What should go wrong is told to it: `rebalance`, `lose`, `freeze`,
-    `stop`, `delay`, `fail_next`, `gap`, `control_record`.
+    `stop`, `delay`, `fail_next`, `gap`, `control_record`, `delete_topic`.
 
     Args:
         topics: names, with the number of partitions of each.
@@ -95,8 +95,16 @@ class FakeBroker:
     # Records
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Add a topic. Clients that are subscribed to it get its partitions."""
+        """Add a topic. Clients get its partitions at once, by its name or by a pattern."""
         self._cluster.create_topic(topic, partitions)
+
+    def delete_topic(self, topic: str) -> None:
+        """Remove a topic, its records and the offsets committed for it.
+
+        Its partitions are revoked in order, as under KIP-848. What a client then commits of
+        them is dropped.
+        """
+        self._cluster.delete_topic(topic)
 
     def produce(
         self,
@@ -258,7 +266,7 @@ class FakeBroker:
 
         Args:
             operation: "open", "fetch" (a message arrives that much after it could),
-                "commit", "end_offsets" or "close".
+                "commit", "end_offsets", "subscribe" or "close".
             seconds: ``math.inf`` for never; a later call may end that.
         """
         if not seconds >= 0:
@@ -283,8 +291,8 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a retriable error is tried again inside the
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
-                release too), "end_offsets" or "offsets" (where a partition starts with a
-                ``start_from``; as with "fetch").
+                release too), "end_offsets", "subscribe" or "offsets" (where a partition
+                starts with a ``start_from``; as with "fetch").
             error: what is raised, or Kafka's code for it.
             times: how many requests.
         """

@@ -49,6 +49,7 @@ class FakeClient(Questions):
         self._epoch = 0
         self._begun: set[TopicPartition] = set()
         self._started = False
+        self._has_joined = False
         self._asked_to_stop = False
         self._stopping = False
         self._closed = False
@@ -77,6 +78,7 @@ class FakeClient(Questions):
         try:
             await self._cluster.open(session)
             self._member = self.group.join(self, session.topics)
+            self._has_joined = True
             self._cluster.changed()
             task_status.started()
             has_closed = False

@@ -120,6 +120,16 @@ class Group:
         wanted = {member: self._matching(member.topics) for member in self.members}
         self._target = assign_sticky(wanted, self._target)
 
+    def subscribe(self, member: Member, topics: tuple[str, ...]) -> None:
+        """The member wants these from now on."""
+        member.topics = topics
+        self.rebalance()
+
+    def forget(self, topic: str) -> None:
+        """The topic is gone, and the offsets committed for it."""
+        for partition in [p for p in self.committed if p.topic == topic]:
+            del self.committed[partition]
+
     def move(self, partitions: Iterable[TopicPartition], owner: Member, to: Member) -> None:
         """Have `owner` give these up in order, and `to` (it may be the same) get them."""
         for partition in partitions:

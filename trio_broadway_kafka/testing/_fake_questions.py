@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import trio
 
 from trio_broadway_kafka._kafka._client import Session, TopicPartition
 from trio_broadway_kafka.testing._fake_cluster import Cluster, Operation
+from trio_broadway_kafka.testing._fake_group import Group, Member
 
 __all__ = ["Questions"]
 
 
 class Questions:
-    """The part of a fake client that asks and neither reads nor changes anything."""
+    """The part of a fake client that asks, and neither reads nor commits."""
 
+    group: Group
     _cluster: Cluster
     _session: Session
+    _member: Member
+    _has_joined: bool
 
     def _check_open(self) -> None:
         raise NotImplementedError
@@ -47,3 +52,22 @@ class Questions:
             TopicPartition(*partition): self._cluster.log(TopicPartition(*partition)).end
             for partition in partitions
         }
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """Read these topics in place of those before.
+
+        Raises:
+            KafkaFailure: no answer within ``open_timeout``, a refusal, or a named topic does
+                not exist.
+            RuntimeError: the client does not run yet.
+            trio.ClosedResourceError: the client is closed.
+        """
+        if not self._has_joined:
+            raise RuntimeError("the client does not run yet")
+        await self._ask("subscribe")
+        session = replace(self._session, topics=tuple(topics))
+        self._cluster.require(session)
+        self._session = session
+        if not self._member.fenced:
+            self.group.subscribe(self._member, session.topics)
+        self._cluster.changed()
