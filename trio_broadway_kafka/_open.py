@@ -8,7 +8,12 @@ from types import TracebackType
 
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
-from trio_broadway_kafka._model._moments import StartFrom, check_start_from
+from trio_broadway_kafka._model._moments import (
+    StartFrom,
+    StopAtOption,
+    check_start_from,
+    check_stop_at,
+)
 from trio_broadway_kafka._model._options import PipelineOptions, Stages
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._pipeline import Pipeline
@@ -23,6 +28,7 @@ def open_pipeline(
     stages: Stages,
     name: str | None = None,
     start_from: StartFrom = "committed",
+    stop_at: StopAtOption | None = None,
     create_topics: bool = False,
     max_in_flight: int = 10_000,
     max_in_flight_bytes: int = 64 * 2**20,
@@ -56,6 +62,13 @@ def open_pipeline(
             the group's offset, even a lower one. Later assignments start from the
             committed offset. Do NOT leave it in a program that is restarted to go on, nor
             replay with several members at once: each starts its own partitions over.
+        stop_at: where the pipeline ends: None (never), ``"end"``, or a datetime with a time
+            zone, which may be still to come. Fixed once, at opening, for every partition of
+            the topics: the end (under ``read_committed`` the last stable offset); the first
+            record at or after that time, or the end once that time has passed. What lies
+            beyond is not handled. The pipeline is drained, and `Pipeline.wait_finished`
+            returns, when the group's committed offsets have reached them all, whichever
+            member owns the partitions.
         create_topics: make missing topics with the broker's defaults.
         max_in_flight: messages polled and not yet finished. If in doubt, leave it; do NOT
             set it below `Stages.concurrency`.
@@ -79,6 +92,7 @@ def open_pipeline(
     if not isinstance(stages, Stages):
         raise ConfigError(f"stages must be a Stages(...), not {type(stages).__name__}")
     check_start_from(start_from)
+    check_stop_at(stop_at)
     stages.check_bound(max_in_flight)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
@@ -108,7 +122,7 @@ def open_pipeline(
     elif kafka is not None:
         raise ConfigError("give either kafka or client, not both")
     group = str(kafka["group.id"]) if kafka else "pipeline"
-    return Opening(Pipeline(name or group, client, session, stages, options))
+    return Opening(Pipeline(name or group, client, session, stages, options, stop_at))
 
 
 class Opening(AbstractAsyncContextManager[Pipeline]):

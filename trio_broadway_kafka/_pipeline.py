@@ -31,7 +31,7 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 from trio_broadway_kafka._model._demand import Demand
-from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._moments import StopAtOption
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages
 from trio_broadway_kafka._model._segment import Segment
@@ -43,6 +43,7 @@ from trio_broadway_kafka._model._statistics import (
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
 from trio_broadway_kafka._stages._source import Source
+from trio_broadway_kafka._stop_at import StopAt
 
 __all__ = ["Pipeline"]
 
@@ -67,11 +68,16 @@ class Pipeline:
         session: Session,
         stages: Stages,
         options: PipelineOptions,
+        stop_at: StopAtOption | None = None,
     ) -> None:
         self.name = name
-        self._client = client
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
+        self._stop_at: StopAt | None = None
+        if stop_at is not None:
+            self._stop_at = StopAt(stop_at, client, session, self._partitions)
+            client = self._stop_at.client
+        self._client = client
         self._lanes = make_lanes(stages, share=options.max_in_flight)
         self._acknowledger = Acknowledger(client, self._partitions, options.commit_interval)
         self._demand = Demand(
@@ -123,7 +129,14 @@ class Pipeline:
 
     async def _open(self) -> None:
         await self._nursery.start(self._source.run)
+        if self._stop_at is not None:
+            await self._stop_at.fix()
+            self._nursery.start_soon(self._end_at, self._stop_at)
         self._state.value = "open"
+
+    async def _end_at(self, stop_at: StopAt) -> None:
+        await stop_at.wait_reached(self._acknowledger.try_to_commit)
+        await self.drain()
 
     async def _raise_failure(self) -> None:
         failure = await self._failure.wait_value(lambda failure: failure is not None)
@@ -139,7 +152,7 @@ class Pipeline:
             self._nursery.cancel_scope.cancel()
             await self._assignment.wait_ended()
             with trio.move_on_after(self._options.close_timeout) as closing:
-                await self._commit_the_last()
+                await self._acknowledger.commit_the_last(self.name)
                 self._client.stop()
                 await self._source.closed.wait()
             if closing.cancelled_caught:
@@ -153,18 +166,6 @@ class Pipeline:
             for scope in (self._source.scope, self._acknowledger.scope, *self._revokes):
                 scope.cancel()
             self._state.value = "closed"
-
-    async def _commit_the_last(self) -> None:
-        try:
-            await self._acknowledger.commit()
-        except trio.ClosedResourceError:
-            pass  # the client has failed, and has said so
-        except KafkaFailure as failure:
-            _log.error(
-                "%s: the last commit failed, and what it held is handled again: %s",
-                self.name,
-                failure,
-            )
 
     # What the source tells.
 
@@ -264,7 +265,8 @@ class Pipeline:
         await wait_caught_up(self._client, self._partitions, self._options.open_timeout)
 
     async def wait_finished(self) -> None:
-        """Wait until the pipeline has nothing more to do: it was drained."""
+        """Wait until the pipeline has nothing more to do: it was drained, or is where
+        ``stop_at`` says."""
         await self._state.wait_value(lambda state: state in ("drained", "closed"))
 
     async def commit(self) -> None:
@@ -316,11 +318,8 @@ class Pipeline:
         Partitions of topics that are left are drained and committed like any that are taken
         away; those of topics that are kept are not disturbed.
 
-        Args:
-            topics: names or patterns, as for `open_pipeline`.
-
         Raises:
-            ConfigError: `topics` is wrong.
+            ConfigError: `topics` is wrong, or the pipeline has a ``stop_at``.
             KafkaFailure: a named topic does not exist (with ``create_topics`` it is made),
                 or Kafka did not tell within ``open_timeout``. Nothing has changed.
             trio.ClosedResourceError: the pipeline is closed.

@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
-from trio_broadway_kafka._model._moments import StartFrom
+from trio_broadway_kafka._model._moments import StartFrom, StopAtOption
 from trio_broadway_kafka._model._options import Stages
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
@@ -31,6 +31,7 @@ class PipelineArguments(_Needed, total=False):
     kafka: Mapping[str, object] | None
     name: str | None
     start_from: StartFrom
+    stop_at: StopAtOption | None
     create_topics: bool
     max_in_flight: int
     max_in_flight_bytes: int
@@ -47,7 +48,9 @@ async def run_pipeline(
     drain_signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     **arguments: Unpack[PipelineArguments],
 ) -> None:
-    """Open a pipeline and run it until a signal; the arguments are `open_pipeline`'s.
+    """Open a pipeline and run it until a signal, or until it is where ``stop_at`` says.
+
+    The arguments are `open_pipeline`'s.
 
     The first of `drain_signals` drains the pipeline: what has started is finished and
     committed, within ``drain_timeout``. The second cancels its handlers at once; what is

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from trio_broadway_kafka._model._errors import ConfigError
-from trio_broadway_kafka._model._moments import check_start_from, milliseconds
+from trio_broadway_kafka._model._moments import check_start_from, check_stop_at, milliseconds
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,14 @@ def test_anything_else_is_refused(start_from: object) -> None:
 def test_a_time_without_a_zone_is_refused_with_what_to_write_instead() -> None:
     with pytest.raises(ConfigError, match=r"start_from=.*no time zone.*tzinfo=UTC"):
         check_start_from(datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize("stop_at", [None, "end", datetime(2026, 1, 1, tzinfo=UTC)])
+def test_a_stop_is_nowhere_the_end_or_a_moment(stop_at: object) -> None:
+    check_stop_at(stop_at)
+
+
+@pytest.mark.parametrize("stop_at", ["latest", "", 0, datetime(2026, 1, 1)])
+def test_any_other_stop_is_refused(stop_at: object) -> None:
+    with pytest.raises(ConfigError, match="stop_at"):
+        check_stop_at(stop_at)

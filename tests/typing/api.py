@@ -105,6 +105,10 @@ async def use() -> None:
     )
     open_pipeline(topics=["t"], stages=stages, start_from="earliest")
     open_pipeline(topics=["t"], stages=stages, start_from=datetime.now(UTC))
+    open_pipeline(topics=["t"], stages=stages, stop_at="end")
+    open_pipeline(topics=["t"], stages=stages, stop_at=datetime.now(UTC))
+    open_pipeline(topics=["t"], stages=stages, stop_at="latest")  # type: ignore[arg-type]
+    await run_pipeline(topics=["t"], stages=stages, stop_at=None)
     open_pipeline(topics=["t"], stages=stages, start_from="newest")  # type: ignore[arg-type]
     assert_type(opened, AbstractAsyncContextManager[Pipeline])
     async with opened as pipeline:

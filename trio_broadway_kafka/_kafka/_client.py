@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 import trio
@@ -243,6 +244,49 @@ class KafkaClient(Protocol):
         """The ends of these partitions now, asked of the broker, not from a cache.
 
         The last stable offset under ``isolation.level=read_committed``.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def begin_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """The offsets of the first records that these still hold, or where the next goes.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def offsets_at(
+        self, partitions: Sequence[TopicPartition], when: datetime
+    ) -> dict[TopicPartition, int | None]:
+        """The offset of the first record at or after a time, None where there is none.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def committed_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int | None]:
+        """What the group has committed, whoever owns these; None where it has not.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            RuntimeError: the client does not run yet.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """The partitions of these topics (names or patterns) now; of missing ones, none.
 
         Raises:
             KafkaFailure: the broker did not answer or refused.

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition as Native
 
-from trio_broadway_kafka._kafka._client import OffsetCommit
+from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
 from trio_broadway_kafka._kafka._translate import GONE, error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 
-__all__ = ["Commit", "Commits"]
+__all__ = ["Commit", "Commits", "Question", "ask_committed"]
+
+ASKING_TIMEOUT: Final = 0.5
+"""Seconds that `ask_committed` may take, in which nothing is polled; it takes 0.3 ms."""
+
+Question = tuple[
+    Sequence[TopicPartition],
+    Callable[[dict[TopicPartition, int | None] | Exception], object],
+]
+"""Partitions that are asked about, and who is told."""
+
+
+def ask_committed(consumer: Consumer, question: Question) -> None:
+    """Ask for what the group has committed; None where it has not."""
+    places, answer = question
+    found: list[Native] = []
+    try:
+        found = consumer.committed([Native(*place) for place in places], timeout=ASKING_TIMEOUT)
+        error = next((p.error for p in found if p.error is not None), None)
+    except KafkaException as exception:
+        error = error_of(exception)
+    if error is not None:
+        answer(failure(error, "asking for the group's committed offsets"))
+    else:
+        offsets = [p.offset if p.offset >= 0 else None for p in found]
+        answer(dict(zip(places, offsets, strict=True)))
 
 
 class Commit:
@@ -109,7 +135,7 @@ class Commits:
                 self._sent = None
                 self._settle(commit, offsets, _refused(error, offsets))
 
-    def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def on_commit(self, error: KafkaError | None, partitions: list[Native]) -> None:
         """Take the broker's answer (the ``on_commit`` of confluent-kafka)."""
         commit, offsets = self._sent, self._sent_offsets
         self._sent = None
@@ -173,13 +199,13 @@ class Commits:
             self.now(self._waiting.popleft())
 
 
-def _native(offsets: Sequence[OffsetCommit]) -> list[TopicPartition]:
+def _native(offsets: Sequence[OffsetCommit]) -> list[Native]:
     # Always with metadata: a commit without them erases those of the one before.
-    return [TopicPartition(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
+    return [Native(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
 
 
 def _result(
-    error: KafkaError | None, answer: list[TopicPartition], offsets: list[OffsetCommit]
+    error: KafkaError | None, answer: list[Native], offsets: list[OffsetCommit]
 ) -> list[OffsetCommit] | KafkaFailure:
     error = error or next((p.error for p in answer if p.error is not None), None)
     return offsets if error is None else _failure(error, offsets)

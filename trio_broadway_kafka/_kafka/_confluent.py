@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
-from typing import Final, Generic, TypeVar, cast
+from typing import Final
 
 import trio
 
@@ -26,11 +25,11 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
-from trio_broadway_kafka._kafka._feeder import Command, Feeder
+from trio_broadway_kafka._kafka._feeder import Feeder
 from trio_broadway_kafka._kafka._opening import Opening
+from trio_broadway_kafka._kafka._questions import Questions, Waiter
 from trio_broadway_kafka._kafka._reports import Reports, logger
 from trio_broadway_kafka._kafka._subscribing import Subscribing
-from trio_broadway_kafka._kafka._topics import Topics
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["ConfluentClient"]
@@ -38,10 +37,8 @@ __all__ = ["ConfluentClient"]
 MAX_FETCH: Final = 1_000_000
 """consume() refuses more."""
 
-T = TypeVar("T")
 
-
-class ConfluentClient:
+class ConfluentClient(Questions):
     """One member of a consumer group: a `KafkaClient` on confluent-kafka. It runs once.
 
     Args:
@@ -55,17 +52,13 @@ class ConfluentClient:
     def __init__(self, kafka: Mapping[str, object]) -> None:
         self._config = ClientConfig(kafka)
         self._reports = Reports(self._config, self._fail)
-        self._admin = Admin(self._config, self._reports)
-        self._commands: SimpleQueue[Command] = SimpleQueue()
-        self._waiters: set[_Waiter[object]] = set()
+        super().__init__(self._config, Admin(self._config, self._reports))
         self._feeder: Feeder | None = None
         self._subscribing: Subscribing | None = None
         self._events: ClientEvents | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
         self._closing = trio.CancelScope()
         self._close_timeout = 0.0
         self._stopped = False
-        self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._feeder else "not running"
@@ -105,7 +98,7 @@ class ConfluentClient:
                 feeder, names = opened
                 self._feeder = feeder
                 self._subscribing = Subscribing(
-                    Topics(self._config, self._admin),
+                    self._topics,
                     session,
                     names,
                     self._reports,
@@ -143,7 +136,7 @@ class ConfluentClient:
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """See `KafkaClient.commit`. One that is cancelled before it was sent is not sent."""
-        waiter: _Waiter[Sequence[OffsetCommit]] = _Waiter()
+        waiter: Waiter[Sequence[OffsetCommit]] = Waiter()
         commit = Commit(tuple(offsets), partial(self._post, waiter.settle))
         self._check_open()
         self._commands.put(lambda feeder: feeder.commit(commit))
@@ -157,22 +150,6 @@ class ConfluentClient:
     ) -> None:
         """See `KafkaClient.release`."""
         self._commands.put(lambda feeder: feeder.release(partitions, offsets))
-
-    async def end_offsets(
-        self, partitions: Sequence[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """See `KafkaClient.end_offsets`. May be called before `run`."""
-        self._check_open()
-        self._token = trio.lowlevel.current_trio_token()
-        await trio.to_thread.run_sync(
-            self._admin.connect, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
-        self._check_open()
-        if not partitions:
-            return {}
-        waiter: _Waiter[dict[TopicPartition, int]] = _Waiter()
-        self._admin.end_offsets(partitions, partial(self._post, waiter.settle))
-        return await self._wait(waiter)
 
     async def subscribe(self, topics: Sequence[str]) -> None:
         """See `KafkaClient.subscribe`."""
@@ -243,6 +220,9 @@ class ConfluentClient:
         if self._feeder is not None:
             self._feeder.on_commit(error, partitions)
 
+    def _is_running(self) -> bool:
+        return self._feeder is not None
+
     def _fail(self, error: BaseException) -> None:
         # What happens while opening is raised by `run`.
         if self._feeder is not None and self._events is not None:
@@ -271,22 +251,10 @@ class ConfluentClient:
                 self._call(self._events.failed, (error,))
 
     async def _apply_subscription(self, names: Sequence[str]) -> None:
-        waiter: _Waiter[None] = _Waiter()
+        waiter: Waiter[None] = Waiter()
         answer = partial(self._post, waiter.settle)
         self._commands.put(lambda feeder: feeder.subscribe((names, answer)))
         await self._wait(waiter)
-
-    async def _wait(self, waiter: _Waiter[T]) -> T:
-        self._waiters.add(waiter)  # type: ignore[arg-type]
-        try:
-            await waiter.event.wait()
-        finally:
-            self._waiters.discard(waiter)
-        return waiter.outcome()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the client is closed")
 
     def _close(self) -> None:
         """Nothing is reported from here on; a thread that was abandoned ends by itself."""
@@ -295,21 +263,3 @@ class ConfluentClient:
         for waiter in self._waiters:
             waiter.settle(trio.ClosedResourceError("the client was closed"))
         self._admin.close()
-
-
-class _Waiter(Generic[T]):
-    """An answer that comes once, or an exception in its place."""
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self._result: T | BaseException | None = None
-
-    def settle(self, result: T | BaseException) -> None:
-        if not self.event.is_set():
-            self._result = result
-            self.event.set()
-
-    def outcome(self) -> T:
-        if isinstance(self._result, BaseException):
-            raise self._result
-        return cast(T, self._result)

@@ -23,7 +23,7 @@ from trio_broadway_kafka._kafka._client import (
     Session,
     TopicPartition,
 )
-from trio_broadway_kafka._kafka._commits import Commit, Commits
+from trio_broadway_kafka._kafka._commits import Commit, Commits, Question, ask_committed
 from trio_broadway_kafka._kafka._membership import Membership, Subscription
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions
 from trio_broadway_kafka._kafka._reader import POLL, Reader
@@ -151,6 +151,9 @@ class Feeder:
     def _released(result: Sequence[OffsetCommit] | Exception) -> None:
         if isinstance(result, Exception):
             logger.warning("the last commit of a revoke failed: %s", result)
+
+    def committed(self, question: Question) -> None:
+        ask_committed(self._consumer, question)
 
     def subscribe(self, subscription: Subscription) -> None:
         self._membership.change(subscription)

@@ -14,6 +14,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException
 
 from trio_broadway_kafka._kafka._admin import Admin, unknown_topics
+from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
 from trio_broadway_kafka._model._topics import is_pattern, matching
@@ -43,12 +44,29 @@ class Topics:
         topics = list(topics)
         if not any(map(is_pattern, topics)):
             return matching(topics, ())
+        return matching(topics, self._existing())
+
+    def partitions(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """The partitions of these topics now. Takes `SLICE` seconds at most.
+
+        Raises:
+            KafkaFailure: no broker answered.
+        """
+        found = self._existing()
+        return [
+            TopicPartition(name, partition)
+            for name in matching(topics, found)
+            for partition in sorted(found.get(name, ()))
+        ]
+
+    def _existing(self) -> dict[str, list[int]]:
+        """All topics, with their partitions."""
         try:
             metadata = self._admin.connect().list_topics(timeout=SLICE)
         except KafkaException as error:
             where = f"asking Kafka at {self._config.address} for its topics"
             raise failure(error_of(error), where) from None
-        return matching(topics, [n for n, t in metadata.topics.items() if t.error is None])
+        return {n: list(t.partitions) for n, t in metadata.topics.items() if t.error is None}
 
     def gone(self, topics: Iterable[str]) -> set[str]:
         """The named ones that do not exist. Takes `SLICE` seconds at most."""

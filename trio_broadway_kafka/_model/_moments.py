@@ -1,4 +1,4 @@
-"""Where reading starts, as users say it: by a name or by a time."""
+"""Where reading starts and ends, as users say it: by a name or by a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Literal
 
 from trio_broadway_kafka._model._errors import ConfigError
 
-__all__ = ["StartFrom", "check_start_from", "milliseconds"]
+__all__ = [
+    "StartFrom",
+    "StopAtOption",
+    "check_start_from",
+    "check_stop_at",
+    "milliseconds",
+]
 
 StartFrom = Literal["committed", "earliest", "latest"] | datetime
+StopAtOption = Literal["end"] | datetime
 
 _STARTS = ("committed", "earliest", "latest")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,6 +43,20 @@ def check_start_from(start_from: object) -> None:
         raise ConfigError(
             "start_from must be 'committed', 'earliest', 'latest' or a datetime with a time "
             f"zone, not {start_from!r}"
+        )
+
+
+def check_stop_at(stop_at: object) -> None:
+    """Check the option of this name.
+
+    Raises:
+        ConfigError: it is neither None, nor "end", nor a datetime with a time zone.
+    """
+    if isinstance(stop_at, datetime):
+        _check_aware("stop_at", stop_at)
+    elif stop_at is not None and stop_at != "end":
+        raise ConfigError(
+            f"stop_at must be None, 'end' or a datetime with a time zone, not {stop_at!r}"
         )
 
 

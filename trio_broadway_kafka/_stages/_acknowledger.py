@@ -97,15 +97,21 @@ class Acknowledger:
             while True:
                 await self._something_finished.wait_value(True)
                 self._something_finished.value = False
-                await self._try_to_commit()
+                await self.try_to_commit()
         elif math.isinf(self._interval):
             await trio.sleep_forever()
         else:
             async with aclosing(periodic(self._interval)) as ticks:
                 async for _ in ticks:
-                    await self._try_to_commit()
+                    await self.try_to_commit()
 
-    async def _try_to_commit(self) -> None:
+    async def try_to_commit(self) -> None:
+        """Commit what has finished, unless that has no answer for long, or is refused to who
+        is no member any more: both are logged.
+
+        Raises:
+            KafkaFailure: the broker refused for good.
+        """
         with trio.move_on_after(_COMMIT_DEADLINE) as scope:
             try:
                 await self.commit()
@@ -145,6 +151,19 @@ class Acknowledger:
                     self._note_committed(committed)
                     return
             await trio.sleep(_RETRY_AFTER)
+
+    async def commit_the_last(self, name: str) -> None:
+        """Commit what has finished, on leaving; failing to is logged under a `name`."""
+        try:
+            await self.commit()
+        except trio.ClosedResourceError:
+            pass  # the client has failed, and has said so
+        except KafkaFailure as failure:
+            _log.error(
+                "%s: the last commit failed, and what it held is handled again: %s",
+                name,
+                failure,
+            )
 
     def _offsets(self, partitions: Collection[PartitionOffsets]) -> list[OffsetCommit]:
         return [

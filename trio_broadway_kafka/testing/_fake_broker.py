@@ -266,7 +266,8 @@ class FakeBroker:
 
         Args:
             operation: "open", "fetch" (a message arrives that much after it could),
-                "commit", "end_offsets", "subscribe" or "close".
+                "commit", "committed", "end_offsets", "offsets", "partitions",
+                "subscribe" (what a pipeline asks) or "close".
             seconds: ``math.inf`` for never; a later call may end that.
         """
         if not seconds >= 0:
@@ -291,8 +292,8 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a retriable error is tried again inside the
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
-                release too), "end_offsets", "subscribe" or "offsets" (where a partition
-                starts with a ``start_from``; as with "fetch").
+                release too), "committed", "end_offsets", "partitions", "subscribe" or
+                "offsets" (by a time or a ``start_from``; at an assignment as with "fetch").
             error: what is raised, or Kafka's code for it.
             times: how many requests.
         """

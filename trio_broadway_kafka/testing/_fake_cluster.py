@@ -18,7 +18,17 @@ from trio_broadway_kafka.testing._fake_log import PartitionLog
 
 __all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
 
-Operation = Literal["open", "fetch", "commit", "end_offsets", "offsets", "subscribe", "close"]
+Operation = Literal[
+    "open",
+    "fetch",
+    "commit",
+    "committed",
+    "end_offsets",
+    "offsets",
+    "partitions",
+    "subscribe",
+    "close",
+]
 
 
 def checked(operation: Operation) -> Operation:
@@ -224,7 +234,7 @@ class Cluster:
     def group(self, name: str) -> Group:
         """The group of this name, made when it is first asked for."""
         if name not in self._groups:
-            self._groups[name] = Group(self._matching)
+            self._groups[name] = Group(self.matching)
         return self._groups[name]
 
     def delete_topic(self, topic: str) -> None:
@@ -237,7 +247,8 @@ class Cluster:
             group.rebalance()
         self.changed()
 
-    def _matching(self, subscription: tuple[str, ...]) -> list[TopicPartition]:
+    def matching(self, subscription: tuple[str, ...]) -> list[TopicPartition]:
+        """The partitions that a subscription covers now."""
         return [
             log.address
             for topic in matching(subscription, self.topics)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import trio
 
 from trio_broadway_kafka._kafka._client import Session, TopicPartition
+from trio_broadway_kafka._model._moments import milliseconds
 from trio_broadway_kafka.testing._fake_cluster import Cluster, Operation
 from trio_broadway_kafka.testing._fake_group import Group, Member
 
@@ -53,6 +55,58 @@ class Questions:
             for partition in partitions
         }
 
+    async def begin_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """The first offsets of these partitions: 0, for nothing is ever cut off here.
+
+        Raises:
+            KafkaFailure: no answer within the session's ``open_timeout``, or a refusal.
+            trio.ClosedResourceError: the client is closed.
+        """
+        await self._ask("offsets")
+        return {self._cluster.log(place).address: 0 for place in partitions}
+
+    async def offsets_at(
+        self, partitions: Sequence[TopicPartition], when: datetime
+    ) -> dict[TopicPartition, int | None]:
+        """The offsets of the first records at or after a time, None where there is none.
+
+        Raises:
+            KafkaFailure: no answer within the session's ``open_timeout``, or a refusal.
+            trio.ClosedResourceError: the client is closed.
+        """
+        await self._ask("offsets")
+        timestamp = milliseconds(when)
+        return {place: self._cluster.log(place).since(timestamp) for place in partitions}
+
+    async def committed_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int | None]:
+        """What the group has committed, None where it has not.
+
+        Raises:
+            KafkaFailure: no answer within the session's ``open_timeout``, or a refusal.
+            RuntimeError: the client does not run yet.
+            trio.ClosedResourceError: the client is closed.
+        """
+        self._check_open()
+        if not self._has_joined:
+            raise RuntimeError("the client does not run yet")
+        await self._ask("committed")
+        stored = self.group.committed
+        return {p: stored[p].offset if p in stored else None for p in partitions}
+
+    async def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """The partitions of these topics now.
+
+        Raises:
+            KafkaFailure: no answer within the session's ``open_timeout``, or a refusal.
+            trio.ClosedResourceError: the client is closed.
+        """
+        await self._ask("partitions")
+        return self._cluster.matching(tuple(topics))
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics in place of those before.
 
@@ -62,6 +116,7 @@ class Questions:
             RuntimeError: the client does not run yet.
             trio.ClosedResourceError: the client is closed.
         """
+        self._check_open()
         if not self._has_joined:
             raise RuntimeError("the client does not run yet")
         await self._ask("subscribe")
