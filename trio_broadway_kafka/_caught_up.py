@@ -38,8 +38,7 @@ async def wait_caught_up(
     look = _LOOK
     while waiting:
         for address, state in [*waiting.items()]:
-            reached = max(state.prefix() or 0, state.committed or 0)
-            if not state.live or reached >= ends.get(address, 0):
+            if not state.live or state.reached >= ends.get(address, 0):
                 del waiting[address]
         if waiting:
             await trio.sleep(look)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Literal
 
 from trio_broadway_kafka._kafka._client import KafkaClient, Session
 from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._model._moments import (
+    StartFrom,
+    StopAtOption,
+    check_start_from,
+    check_stop_at,
+)
 from trio_broadway_kafka._model._options import (
     PipelineOptions,
     Stages,
     StagesFactory,
     check_stages,
-    check_topics,
 )
 from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
+from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka.instruments._base import Instrument, check_instruments
 
@@ -30,7 +35,8 @@ def open_pipeline(
     stages: Stages | StagesFactory,
     name: str | None = None,
     rate_limit: RateLimit | None = None,
-    start_from: Literal["committed"] = "committed",
+    start_from: StartFrom = "committed",
+    stop_at: StopAtOption | None = None,
     create_topics: bool = False,
     max_in_flight: int = 10_000,
     max_in_flight_bytes: int = 64 * 2**20,
@@ -53,7 +59,9 @@ def open_pipeline(
             (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md).
             ``bootstrap.servers`` and ``group.id`` are needed. ``auto.offset.reset`` is
             ``earliest`` unless given. Leave it out only with `client`.
-        topics: names, or patterns that start with ``^``.
+        topics: names, or patterns that start with ``^``: regular expressions of Python's
+            ``re``, matched from the beginning of a topic's name. They find topics that are
+            made later within seconds. `Pipeline.subscribe` changes the topics.
         stages: what to do with the messages: `Stages` for all partitions. Or a function of
             topic and partition, for a pipeline of its own for every assigned partition: it
             returns a `Stages`, or an async context manager of one, which is entered before
@@ -61,8 +69,20 @@ def open_pipeline(
         name: the pipeline's, for logs; the group's name unless given.
         rate_limit: how many messages may be taken in a time, over all partitions; None for
             no limit. `Pipeline.rate_limit` changes it while it runs.
-        start_from: where a partition starts: ``"committed"`` (the group's committed
-            offset, else as ``auto.offset.reset`` says).
+        start_from: where this pipeline's first assignment of a partition starts:
+            ``"committed"`` (the group's committed offset, else as ``auto.offset.reset``
+            says), ``"earliest"``, ``"latest"``, or a datetime with a time zone: the first
+            record at or after it, the end if there is none. The next commit makes the start
+            the group's offset, even a lower one. Later assignments start from the
+            committed offset. Do NOT leave it in a program that is restarted to go on, nor
+            replay with several members at once: each starts its own partitions over.
+        stop_at: where the pipeline ends: None (never), ``"end"``, or a datetime with a time
+            zone, which may be still to come. Fixed once, at opening, for every partition of
+            the topics: the end (under ``read_committed`` the last stable offset); the first
+            record at or after that time, or the end once that time has passed. What lies
+            beyond is not handled. The pipeline is drained, and `Pipeline.wait_finished`
+            returns, when the group's committed offsets have reached them all, whichever
+            member owns the partitions.
         create_topics: make missing topics with the broker's defaults.
         max_in_flight: messages polled and not yet finished. If in doubt, leave it; do NOT
             set it below `Stages.concurrency`.
@@ -86,8 +106,8 @@ def open_pipeline(
     """
     check_stages(stages)
     check_rate_limit(rate_limit)
-    if start_from != "committed":
-        raise ConfigError(f"start_from must be 'committed', not {start_from!r}")
+    check_start_from(start_from)
+    check_stop_at(stop_at)
     if isinstance(stages, Stages):
         stages.check_bound(max_in_flight)
     told = check_instruments(instruments)
@@ -102,6 +122,7 @@ def open_pipeline(
     )
     session = Session(
         topics=check_topics(topics),
+        start_from=start_from,
         create_topics=create_topics,
         open_timeout=open_timeout,
         revoke_timeout=revoke_timeout,
@@ -128,6 +149,7 @@ def open_pipeline(
             rate_limit,
             told,
             group,
+            stop_at,
         )
     )
 

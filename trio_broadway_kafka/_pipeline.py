@@ -15,7 +15,7 @@ past the deadline it is abandoned.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 
 import trio
@@ -31,7 +31,7 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._listener import Listener
 from trio_broadway_kafka._model._demand import Demand
-from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._moments import StopAtOption
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
 from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
@@ -39,11 +39,13 @@ from trio_broadway_kafka._model._statistics import (
     PipelineStatistics,
     pipeline_statistics,
 )
+from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._model._topology import PipelineState, Topology
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._stages._acknowledger import Acknowledger
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._source import Source
+from trio_broadway_kafka._stop_at import StopAt
 from trio_broadway_kafka.instruments import Instrument
 
 __all__ = ["Pipeline"]
@@ -72,14 +74,19 @@ class Pipeline:
         rate_limit: RateLimit | None = None,
         instruments: Sequence[Instrument] = (),
         group: str | None = None,
+        stop_at: StopAtOption | None = None,
     ) -> None:
         self.name = name
         self._group = group
-        self._session = session
+        self._subscribed = session.topics
         self._told = told = FanOut(self, instruments) if instruments else None
-        self._client = client
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
+        self._stop_at: StopAt | None = None
+        if stop_at is not None:
+            self._stop_at = StopAt(stop_at, client, session, self._partitions)
+            client = self._stop_at.client
+        self._client = client
         self._acknowledger = Acknowledger(
             client, self._partitions, options.commit_interval, told
         )
@@ -152,6 +159,9 @@ class Pipeline:
 
     async def _open(self) -> None:
         await self._nursery.start(self._source.run)
+        if self._stop_at is not None:
+            await self._stop_at.fix()
+            self._nursery.start_soon(self._end_at, self._stop_at)
         self._note_open()
 
     def _note_open(self) -> None:
@@ -159,6 +169,10 @@ class Pipeline:
             self._state.value = "open"
             if self._told is not None:
                 self._told.opened()
+
+    async def _end_at(self, stop_at: StopAt) -> None:
+        await stop_at.wait_reached(self._acknowledger.try_to_commit)
+        await self.drain()
 
     async def _close(self) -> None:
         """End the stages, commit, close the client. Shielded; leaving partitions' stages ends
@@ -171,7 +185,7 @@ class Pipeline:
             # By a deadline of its own, or one context could cost all others their commit.
             await self._assignment.leave()
             with trio.move_on_after(self._options.close_timeout) as closing:
-                await self._commit_the_last()
+                await self._acknowledger.commit_the_last(self.name)
                 self._client.stop()
                 await self._source.closed.wait()
             if closing.cancelled_caught:
@@ -187,18 +201,6 @@ class Pipeline:
             self._listener.give_up()
             self._assignment.give_up()
             self._state.value = "closed"
-
-    async def _commit_the_last(self) -> None:
-        try:
-            await self._acknowledger.commit()
-        except trio.ClosedResourceError:
-            pass  # the client has failed, and has said so
-        except KafkaFailure as failure:
-            _log.error(
-                "%s: the last commit failed, and what it held is handled again: %s",
-                self.name,
-                failure,
-            )
 
     # What users call.
 
@@ -229,7 +231,8 @@ class Pipeline:
         await wait_caught_up(self._client, self._partitions, self._options.open_timeout)
 
     async def wait_finished(self) -> None:
-        """Wait until the pipeline has nothing more to do: it was drained."""
+        """Wait until the pipeline has nothing more to do: it was drained, or is where
+        ``stop_at`` says."""
         await self._state.wait_value(lambda state: state in ("drained", "closed"))
 
     async def commit(self) -> None:
@@ -275,6 +278,23 @@ class Pipeline:
             await self.wait_finished()
         return self._unfinished
 
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Read these topics in place of those before: the whole new list.
+
+        Partitions of topics that are left are drained and committed like any that are taken
+        away; those of topics that are kept are not disturbed.
+
+        Raises:
+            ConfigError: `topics` is wrong, or the pipeline has a ``stop_at``.
+            KafkaFailure: a named topic does not exist (with ``create_topics`` it is made),
+                or Kafka did not tell within ``open_timeout``. Nothing has changed.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        names = check_topics(topics)
+        await self._client.subscribe(names)
+        self._subscribed = names
+
     def pause(self, topic: str, partition: int) -> None:
         """Fetch no more of a partition until `resume`. What is here already is handled.
 
@@ -317,7 +337,7 @@ class Pipeline:
         return Topology(
             name=self.name,
             group=self._group,
-            topics=self._session.topics,
+            topics=self._subscribed,
             state=self._state.value,
             per_partition=isinstance(self._assignment, PartitionPipelines),
             stages=self._assignment.topology(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import trio
 
 from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka._model._moments import StartFrom, StopAtOption
 from trio_broadway_kafka._model._options import Stages, StagesFactory
 from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._open import Opening, open_pipeline
@@ -32,7 +33,8 @@ class PipelineArguments(_Needed, total=False):
     kafka: Mapping[str, object] | None
     name: str | None
     rate_limit: RateLimit | None
-    start_from: Literal["committed"]
+    start_from: StartFrom
+    stop_at: StopAtOption | None
     create_topics: bool
     max_in_flight: int
     max_in_flight_bytes: int
@@ -50,7 +52,9 @@ async def run_pipeline(
     drain_signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     **arguments: Unpack[PipelineArguments],
 ) -> None:
-    """Open a pipeline and run it until a signal; the arguments are `open_pipeline`'s.
+    """Open a pipeline and run it until a signal, or until it is where ``stop_at`` says.
+
+    The arguments are `open_pipeline`'s.
 
     The first of `drain_signals` drains the pipeline: what has started is finished and
     committed, within ``drain_timeout``. The second cancels its handlers at once; what is

@@ -10,6 +10,7 @@ import trio
 from tests.contract._recorder import Member
 from tests.contract._systems import Store
 from trio_broadway_kafka._kafka._client import KafkaClient, Session, TopicPartition
+from trio_broadway_kafka._model._moments import StartFrom
 
 __all__ = ["Scene"]
 
@@ -63,12 +64,14 @@ class Scene:
         topics: Sequence[str] | None = None,
         revoke_timeout: float = 20.0,
         create_topics: bool = False,
+        start_from: StartFrom = "committed",
     ) -> Member:
         """Start another member of the group, subscribed to the topic."""
         session = Session(
             topics=tuple(topics or [self.topic]),
             revoke_timeout=revoke_timeout,
             create_topics=create_topics,
+            start_from=start_from,
         )
         member = Member(self.new_client(), patience=self.patience)
         with trio.fail_after(self.patience):

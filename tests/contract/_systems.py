@@ -41,6 +41,8 @@ class Store(Protocol):
 
     async def create_topic(self, topic: str, partitions: int) -> None: ...
 
+    async def delete_topic(self, topic: str) -> None: ...
+
     async def produce(
         self,
         topic: str,
@@ -81,6 +83,9 @@ class FakeKafka:
 
     async def create_topic(self, topic: str, partitions: int) -> None:
         self.broker.create_topic(topic, partitions)
+
+    async def delete_topic(self, topic: str) -> None:
+        self.broker.delete_topic(topic)
 
     async def produce(
         self,
@@ -155,6 +160,13 @@ class RealKafka:
             lambda: create_topic(
                 self._bootstrap, topic, partitions=partitions, config={}, timeout=30.0
             )
+        )
+
+    async def delete_topic(self, topic: str) -> None:
+        from trio_broadway_kafka.testing._topics import delete_topic
+
+        await trio.to_thread.run_sync(
+            lambda: delete_topic(self._bootstrap, topic, timeout=30.0)
         )
 
     async def produce(

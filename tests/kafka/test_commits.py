@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from trio_broadway_kafka import KafkaFailure
 from trio_broadway_kafka._kafka._client import OffsetCommit
@@ -19,70 +17,72 @@ DELETED = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
 NOT_ALLOWED = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
-def answered(**errors: KafkaError) -> list[Any]:
-    """The broker's answer for both partitions."""
-    return [
-        SimpleNamespace(topic=one.topic, partition=one.partition, error=errors.get(one.topic))
-        for one in (HERE, GONE)
-    ]
-
-
 class StubConsumer:
-    """Answers a synchronous commit with a list, or raises."""
+    """Refuses a commit as a whole for one of its topics, as librdkafka does."""
 
-    def __init__(self, answer: list[Any] | Exception) -> None:
-        self.answer = answer
+    def __init__(self, **errors: KafkaError) -> None:
+        self.errors = errors
+        self.sent: list[list[str]] = []
 
-    def commit(self, offsets: object, asynchronous: bool) -> list[Any] | None:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return None if asynchronous else self.answer
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> Any:
+        self.sent.append([offset.topic for offset in offsets])
+        error = self.error()
+        if asynchronous:
+            return None
+        if error is not None:
+            raise KafkaException(error)
+        return offsets
+
+    def error(self) -> KafkaError | None:
+        found = (self.errors.get(topic) for topic in self.sent[-1])
+        return next((error for error in found if error is not None), None)
 
 
-def commit(answer: list[Any] | Exception, error: KafkaError | None, *, now: bool) -> Any:
-    """What is told of a commit of both."""
+def commit(consumer: StubConsumer, *, now: bool) -> tuple[Any, list[str]]:
+    """What is told of a commit of both, and the topics that are said to be gone."""
     told: list[Any] = []
-    commits = Commits(cast(Consumer, StubConsumer(answer)), list)
+    gone: list[str] = []
+    commits = Commits(cast(Consumer, consumer), list, gone.append)
     one = Commit((HERE, GONE), told.append)
     if now:
         commits.now(one)
     else:
         commits.submit(one)
         commits.pump()
-        commits.on_commit(error, answer)  # type: ignore[arg-type]
+        while commits:
+            commits.on_commit(consumer.error(), [])
     (result,) = told
-    return result
+    return result, gone
 
 
-@pytest.mark.parametrize("now", [False, True], ids=["asynchronous", "within a rebalance"])
+all_ways = pytest.mark.parametrize("now", [False, True], ids=["asynchronous", "in a rebalance"])
+
+
+@all_ways
+def test_all_of_it_is_committed_in_one_go(now: bool) -> None:
+    consumer = StubConsumer()
+    assert commit(consumer, now=now) == ([HERE, GONE], [])
+    assert consumer.sent == [["here", "gone"]]
+
+
+@all_ways
 def test_of_a_topic_that_was_deleted_nothing_is_committed_and_the_others_are(
-    now: bool, caplog: pytest.LogCaptureFixture
+    now: bool,
 ) -> None:
-    assert commit(answered(), None, now=now) == [HERE, GONE]
-    assert commit(answered(gone=DELETED), None, now=now) == [HERE]
-    assert caplog.record_tuples == [
-        (
-            "trio_broadway_kafka",
-            logging.WARNING,
-            "gone does not exist any more: nothing of it is committed",
-        )
-    ]
+    consumer = StubConsumer(gone=DELETED)
+    assert commit(consumer, now=now) == ([HERE], ["gone"])
+    assert consumer.sent == [["here", "gone"], ["here"], ["gone"]]
 
 
-def test_an_answer_that_all_topics_were_deleted_is_no_failure() -> None:
-    assert commit(answered(here=DELETED, gone=DELETED), DELETED, now=False) == []
-    assert commit(KafkaException(DELETED), None, now=True) == []
+@all_ways
+def test_that_all_topics_were_deleted_is_no_failure(now: bool) -> None:
+    consumer = StubConsumer(gone=DELETED, here=DELETED)
+    assert commit(consumer, now=now) == ([], ["here", "gone"])
 
 
-def test_a_deleted_topic_does_not_hide_what_is_wrong_with_another() -> None:
-    for now in (False, True):
-        failure = commit(answered(gone=DELETED, here=NOT_ALLOWED), None, now=now)
-        assert isinstance(failure, KafkaFailure)
-        assert failure.code == "TOPIC_AUTHORIZATION_FAILED"
-
-
-def test_it_is_said_once_that_a_topic_is_gone(caplog: pytest.LogCaptureFixture) -> None:
-    commits = Commits(cast(Consumer, StubConsumer(answered(gone=DELETED))), list)
-    for _ in range(3):
-        commits.now(Commit((HERE, GONE), lambda _: None))
-    assert len(caplog.records) == 1
+@all_ways
+def test_a_deleted_topic_does_not_hide_what_is_wrong_with_another(now: bool) -> None:
+    consumer = StubConsumer(gone=DELETED, here=NOT_ALLOWED)
+    failure, _ = commit(consumer, now=now)
+    assert isinstance(failure, KafkaFailure)
+    assert failure.code == "TOPIC_AUTHORIZATION_FAILED"

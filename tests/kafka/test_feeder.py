@@ -20,7 +20,7 @@ from confluent_kafka import (
     TopicPartition as Native,
 )
 
-from trio_broadway_kafka._kafka import _feeder, _partitions
+from trio_broadway_kafka._kafka import _feeder, _partitions, _starts
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     Chunk,
@@ -32,7 +32,9 @@ from trio_broadway_kafka._kafka._client import (
 from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
+from trio_broadway_kafka._kafka._membership import Membership
 from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._starts import Starts
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 CONFIG = ClientConfig({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
@@ -64,6 +66,7 @@ class StubConsumer:
     committed_offsets: dict[TopicPartition, int] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     refused_seeks: int = 0
+    ends: int | None = None
     commit_error: KafkaException | None = None
     callbacks: dict[str, Callable[..., None]] = field(default_factory=dict)
     commit_answer: Callable[[list[Native]], None] | None = None
@@ -105,6 +108,14 @@ class StubConsumer:
             )
             for p in partitions
         ]
+
+    def offsets_for_times(self, asked: list[Native], timeout: float) -> list[Native]:
+        if self.ends is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return [Native(p.topic, p.partition, self.ends) for p in asked]
+
+    def incremental_assign(self, partitions: list[Native]) -> None:
+        self.calls.append(("assign", [(p.partition, p.offset) for p in partitions]))
 
     def pause(self, partitions: list[Native]) -> None:
         self.calls.append(("pause", [p.partition for p in partitions]))
@@ -159,6 +170,7 @@ class Scene:
             cast(Consumer, self.consumer),
             self.commands,
             Session(topics=("t",), revoke_timeout=0.2),
+            ["t"],
             self,
             self.reported,
             self._post,
@@ -230,7 +242,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     clock = Clock()
-    for module in (_feeder, _partitions):
+    for module in (_feeder, _partitions, _starts):
         monkeypatch.setattr(module, "time", clock)
 
     scene = Scene(clock)
@@ -554,6 +566,117 @@ def test_a_revoke_that_is_not_released_ends_by_the_threads_own_clock(scene: Scen
     assert scene.consumer.named("commit") == []
 
 
+U0 = TopicPartition("u", 0)
+
+
+class Gone:
+    """Answers commits as librdkafka does when a topic was deleted: with an error for all."""
+
+    def __init__(self, scene: Scene, topic: str) -> None:
+        self.scene = scene
+        self.topic = topic
+        self.committed: list[list[tuple[str, int]]] = []
+        self.error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def commit(self, offsets: list[Native], asynchronous: bool) -> list[Native] | None:
+        self.committed.append([(o.topic, o.offset) for o in offsets])
+        if any(o.topic == self.topic for o in offsets):
+            if not asynchronous:
+                raise KafkaException(self.error)
+            self.pending: list[KafkaError | None] = [self.error]
+        else:
+            self.pending = [None]
+        return None if asynchronous else offsets
+
+    def answer(self) -> None:
+        self.scene.feeder.on_commit(self.pending.pop(), [])
+
+
+def test_of_a_deleted_topic_nothing_is_committed_and_of_the_others_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.own(U0, T0)
+    gone = Gone(scene, "u")
+    monkeypatch.setattr(scene.consumer, "commit", gone.commit)
+    answers: list[object] = []
+    offsets = [OffsetCommit(*place, scene.owned[place].epoch, 5) for place in (U0, T0)]
+    for _ in range(2):
+        scene.feeder.commit(Commit(offsets, answers.append))
+        scene.turn()
+        for _ in range(3):
+            gone.answer()
+        assert gone.committed == [[("u", 5), ("t", 5)], [("u", 5)], [("t", 5)]]
+        gone.committed.clear()
+    assert answers == [[offsets[1]], [offsets[1]]]
+    assert caplog.text.count("'u' is gone") == 1
+
+
+def test_a_revoke_of_a_deleted_topic_commits_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.own(U0, T0)
+    gone = Gone(scene, "u")
+    monkeypatch.setattr(scene.consumer, "commit", gone.commit)
+
+    def release(partitions: Sequence[AssignedPartition]) -> None:
+        offsets = [OffsetCommit(p.topic, p.partition, p.epoch, 7) for p in partitions]
+        scene.commands.put(lambda feeder: feeder.release(partitions, offsets))
+
+    scene.on_revoking = release
+    scene.rebalance("revoke", U0, T0)
+    assert gone.committed == [[("u", 7), ("t", 7)], [("u", 7)], [("t", 7)]]
+    assert scene.failures == []
+
+
+@pytest.mark.parametrize(
+    ("classic", "calls"),
+    [
+        (True, [["a"], ["a", "c"], "unsubscribe", ["b"], ["b", "c"], "unsubscribe"]),
+        (False, [["a", "c"], ["b"], ["b", "c"], "unsubscribe"]),
+    ],
+)
+def test_in_classic_groups_what_is_left_goes_before_what_is_new_comes(
+    classic: bool, calls: list[object]
+) -> None:
+    seen: list[object] = []
+
+    class Subscriber:
+        def subscribe(self, topics: list[str]) -> None:
+            seen.append(topics)
+
+        def unsubscribe(self) -> None:
+            seen.append("unsubscribe")
+
+    membership = Membership(cast(Consumer, Subscriber()), {}, classic=classic)
+    membership.subscribe(["a", "b"])
+    seen.clear()
+    for topics in (["a", "c"], ["a", "c"], ["b"], ["b", "c"], []):
+        membership.subscribe(topics)
+    assert seen == calls
+
+
+def test_a_change_of_topics_waits_for_a_revoke_that_is_under_way(scene: Scene) -> None:
+    scene.own(T0)
+    subscribed: list[tuple[list[str], bool]] = []
+    revoking = True
+
+    def subscribe(topics: list[str], **_: object) -> None:
+        subscribed.append((topics, revoking))
+
+    scene.consumer.subscribe = subscribe  # type: ignore[method-assign]
+    answers: list[Exception | None] = []
+
+    def change(partitions: Sequence[AssignedPartition]) -> None:
+        scene.commands.put(lambda feeder: feeder.subscribe((["t", "u"], answers.append)))
+        scene.commands.put(lambda feeder: feeder.release(partitions, []))
+
+    scene.on_revoking = change
+    scene.rebalance("revoke", T0)
+    revoking = False
+    scene.turn()
+    assert (subscribed, answers) == ([(["t", "u"], False)], [None])
+
+
 def test_commits_and_pauses_are_served_while_a_revoke_waits(scene: Scene) -> None:
     scene.own(T0, T1)
     answers: list[list[object]] = []
@@ -585,6 +708,23 @@ def test_a_revoke_after_stopping_reports_nothing_and_does_not_wait(scene: Scene)
     before = scene.clock.now
     scene.rebalance("revoke", T0)
     assert (scene.reports, scene.clock.now) == ([], before)
+
+
+def test_what_has_no_known_start_is_neither_reported_nor_read_until_it_has(
+    scene: Scene,
+) -> None:
+    scene.feeder._starts = Starts(cast(Consumer, scene.consumer), "latest", scene.reported)
+    scene.own(T0)
+    scene.consumer.ready = [message(T0, 0), eof(T0, 1)]
+    scene.turn()
+    assert (scene.reports, scene.owned) == ([], {})
+    scene.consumer.ends = 5
+    scene.clock.now += 1
+    scene.consumer.calls.clear()
+    scene.consumer.ready = [message(T0, 5)]
+    scene.turn()
+    assert (scene.owned[T0].start, scene.offsets()) == (5, [(0, 5)])
+    assert ("seek", 0, 5) in scene.consumer.calls
 
 
 def test_an_empty_assignment_begins_no_epoch(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trio_broadway_kafka import ConfigError, Message, Skip, Stages, Stop
-from trio_broadway_kafka._model._options import PipelineOptions, check_topics
+from trio_broadway_kafka._model._options import PipelineOptions
 
 
 async def handle(message: Message) -> None: ...
@@ -129,25 +129,3 @@ def test_a_bad_time_is_refused(name: str, value: Any) -> None:
 def test_nothing_of_ours_waits_without_a_deadline(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be finite"):
         PipelineOptions(**GOOD | {name: math.inf})
-
-
-def test_topics_are_names_in_any_iterable() -> None:
-    assert check_topics(["a", "^b.*"]) == ("a", "^b.*")
-    assert check_topics(name for name in "ab") == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("topics", "says"),
-    [
-        ("flights", r"topics must be a list of names: write topics=\['flights'\]"),
-        ([], "topics is empty: name at least one"),
-        ([""], "topics holds '', which is not a topic's name"),
-        (["a", b"b"], "topics holds b'b', which is not"),
-        (["a", None], "topics holds None, which is not"),
-        (None, "topics must be a list of names, not None"),
-        (7, "topics must be a list of names, not 7"),
-    ],
-)
-def test_bad_topics_are_refused(topics: Any, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        check_topics(topics)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 import trio
 import trio.testing
@@ -39,6 +41,7 @@ def _options(**changes: object) -> dict[str, object]:
         ({"topics": []}, "topics is empty"),
         ({"topics": [""]}, "not a topic's name"),
         ({"start_from": "newest"}, "start_from must be 'committed'"),
+        ({"start_from": datetime(2026, 1, 1)}, "no time zone"),
         ({"max_in_flight": 0}, "max_in_flight must be a whole number of 1 or more"),
         ({"max_in_flight_bytes": 1.5}, "max_in_flight_bytes"),
         ({"commit_interval": -1}, "commit_interval must be seconds of 0 or more"),

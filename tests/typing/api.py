@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from typing import assert_type
 
 import trio
@@ -228,6 +229,13 @@ async def use() -> None:
         close_timeout=1,
         instruments=(),
     )
+    open_pipeline(topics=["t"], stages=stages, start_from="earliest")
+    open_pipeline(topics=["t"], stages=stages, start_from=datetime.now(UTC))
+    open_pipeline(topics=["t"], stages=stages, stop_at="end")
+    open_pipeline(topics=["t"], stages=stages, stop_at=datetime.now(UTC))
+    open_pipeline(topics=["t"], stages=stages, stop_at="latest")  # type: ignore[arg-type]
+    await run_pipeline(topics=["t"], stages=stages, stop_at=None)
+    open_pipeline(topics=["t"], stages=stages, start_from="newest")  # type: ignore[arg-type]
     assert_type(opened, AbstractAsyncContextManager[Pipeline])
     async with opened as pipeline:
         assert_type(pipeline.name, str)
@@ -236,6 +244,7 @@ async def use() -> None:
         assert_type(await pipeline.wait_finished(), None)
         assert_type(await pipeline.commit(), None)
         assert_type(await pipeline.drain(timeout=1), int)
+        assert_type(await pipeline.subscribe(["t", "^u-"]), None)
         pipeline.pause("t", 0)
         pipeline.resume("t", 0)
         assert_type(pipeline.rate_limit, RateLimit | None)

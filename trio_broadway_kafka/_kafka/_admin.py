@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition as Native
+from confluent_kafka import (
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition as Native,
+)
 from confluent_kafka.admin import (
     AdminClient,
     ListOffsetsResultInfo,  # pyright: ignore[reportPrivateImportUsage]
@@ -25,12 +31,22 @@ from trio_broadway_kafka._kafka._reports import Reports
 from trio_broadway_kafka._kafka._translate import error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 
-__all__ = ["Admin"]
+__all__ = ["BEGINNING", "END", "Admin", "at_time"]
+
+BEGINNING: Final[OffsetSpec] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+END: Final[OffsetSpec] = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+def at_time(timestamp: int) -> OffsetSpec:
+    """The first record at or after a time in ms."""
+    spec: OffsetSpec = OffsetSpec.for_timestamp(timestamp)
+    return spec
+
 
 REQUEST_TIMEOUT: Final = 30.0
 """Seconds until a request fails in which no broker answered."""
 
-Ends = dict[TopicPartition, int]
+Offsets = dict[TopicPartition, int]
 
 
 class Admin:
@@ -72,7 +88,8 @@ class Admin:
         Raises:
             KafkaFailure: the broker refused, naming the topic.
         """
-        futures: dict[str, Future[None]] = self.connect().create_topics(
+        client = self.connect()  # kept, for without it nobody answers
+        futures: dict[str, Future[None]] = client.create_topics(
             [NewTopic(name) for name in names],
             operation_timeout=timeout,
             request_timeout=timeout,
@@ -84,20 +101,42 @@ class Admin:
                 if error_of(error).name() != "TOPIC_ALREADY_EXISTS":
                     raise failure(error_of(error), f"creating topic {name!r}") from None
 
-    def end_offsets(
+    def look_up(self, names: Sequence[str], timeout: float) -> dict[str, KafkaError | None]:
+        """Ask whether these topics exist; unlike their metadata this makes none. Blocks.
+
+        Returns:
+            The error for each, None for a topic that exists.
+        """
+        client = self.connect()  # kept, for without it nobody answers
+        futures: dict[str, Future[object]] = client.describe_topics(
+            TopicCollection(list(names)), request_timeout=timeout
+        )
+        found: dict[str, KafkaError | None] = {}
+        for name, future in futures.items():
+            try:
+                future.result()
+                found[name] = None
+            except KafkaException as error:
+                found[name] = error_of(error)
+        return found
+
+    def offsets(
         self,
         partitions: Iterable[TopicPartition],
-        done: Callable[[Ends | BaseException], object],
+        at: OffsetSpec,
+        done: Callable[[Offsets | BaseException], object],
     ) -> None:
-        """Ask for the ends; `done` is called once, in any thread, with them or an error."""
+        """Ask for offsets; `done` is called once, in any thread, with them or an error.
+
+        A time beyond the last record gives -1.
+        """
         level = (
             IsolationLevel.READ_COMMITTED
             if self._config.read_committed
             else IsolationLevel.READ_UNCOMMITTED
         )
-        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         futures: dict[Native, Future[ListOffsetsResultInfo]] = self.connect().list_offsets(
-            {Native(*place): latest for place in partitions},
+            {Native(*place): at for place in partitions},
             isolation_level=level,
             request_timeout=REQUEST_TIMEOUT,
         )
@@ -110,11 +149,11 @@ class _Gather:
     def __init__(
         self,
         futures: dict[Native, Future[ListOffsetsResultInfo]],
-        done: Callable[[Ends | BaseException], object],
+        done: Callable[[Offsets | BaseException], object],
     ) -> None:
         self._lock = threading.Lock()
         self._left = len(futures)
-        self._ends: Ends = {}
+        self._offsets: Offsets = {}
         self._error: BaseException | None = None
         self._done = done
         for native, future in futures.items():
@@ -125,16 +164,16 @@ class _Gather:
         error = future.exception()
         with self._lock:
             if isinstance(error, KafkaException):
-                where = f"asking for the end of {place.topic} [{place.partition}]"
+                where = f"asking for an offset of {place.topic} [{place.partition}]"
                 self._error = self._error or failure(error_of(error), where)
             elif error is not None:
                 self._error = self._error or error
             else:
-                self._ends[place] = future.result().offset
+                self._offsets[place] = future.result().offset
             self._left -= 1
             if self._left:
                 return
-        self._done(self._error or self._ends)
+        self._done(self._error or self._offsets)
 
 
 def unknown_topics(names: Sequence[str], address: str) -> KafkaFailure:

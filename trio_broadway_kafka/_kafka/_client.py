@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 import trio
+
+from trio_broadway_kafka._model._moments import StartFrom
 
 __all__ = [
     "Answered",
@@ -55,7 +58,9 @@ class Session:
     """What a client needs to know to join; every time is in seconds.
 
     Attributes:
-        topics: names, or patterns that start with ``^``.
+        topics: names, or patterns that start with ``^`` (see `matching`).
+        start_from: where the first assignment of a partition to this client starts. Later
+            ones start from the committed offset.
         create_topics: make missing topics with the broker's defaults.
         open_timeout: until the broker has answered and every named topic exists.
         revoke_timeout: how long the draining of revoked partitions may take.
@@ -63,6 +68,7 @@ class Session:
     """
 
     topics: tuple[str, ...]
+    start_from: StartFrom = "committed"
     create_topics: bool = False
     open_timeout: float = 30.0
     revoke_timeout: float = 20.0
@@ -77,6 +83,8 @@ class AssignedPartition:
         epoch: names this assignment of the partition; never used twice by a client.
         committed: the group's committed offset, None where there is none (or it is unknown).
         metadata: the text committed with it.
+        start: where reading starts in place of `committed` (see `Session.start_from`), None
+            if it does not. What was committed before then counts no more.
     """
 
     topic: str
@@ -84,6 +92,7 @@ class AssignedPartition:
     epoch: int
     committed: int | None = None
     metadata: str | None = None
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,11 @@ class ClientEvents(Protocol):
     """What a client reports. Synchronous, in trio's thread, one after another; never raises."""
 
     def assigned(self, partitions: Sequence[AssignedPartition]) -> None:
-        """These partitions are ours from now on. Never called with an empty list."""
+        """These partitions are ours from now on. Never called with an empty list.
+
+        Where a start can't be looked up, because Kafka does not answer, this comes once it
+        does, and nothing is read of the partition before.
+        """
 
     def revoking(self, partitions: Sequence[AssignedPartition]) -> None:
         """These partitions are being taken away in order.
@@ -210,8 +223,8 @@ class KafkaClient(Protocol):
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """Commit, and return what was committed once the broker has said so.
 
-        Entries of ended epochs are dropped: what is not ours is never committed. So are
-        those of a topic that was deleted, which may be known before its epochs end.
+        Entries of ended epochs are dropped: what is not ours is never committed. So are those
+        of topics that have been deleted, which is logged.
         May be called, and answers, while a revoke waits for `release`. Waits as long as
         the broker takes: the caller sets the deadline.
 
@@ -244,6 +257,64 @@ class KafkaClient(Protocol):
 
         Raises:
             KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def begin_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """The offsets of the first records that these still hold, or where the next goes.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def offsets_at(
+        self, partitions: Sequence[TopicPartition], when: datetime
+    ) -> dict[TopicPartition, int | None]:
+        """The offset of the first record at or after a time, None where there is none.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def committed_offsets(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int | None]:
+        """What the group has committed, whoever owns these; None where it has not.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            RuntimeError: the client does not run yet.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """The partitions of these topics (names or patterns) now; of missing ones, none.
+
+        Raises:
+            KafkaFailure: the broker did not answer or refused.
+            trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """Read these topics in place of those before, once this returns, soon.
+
+        Partitions of topics that are left are revoked in order; those of topics that are
+        kept stay as they are. Topics that are made later are found by a pattern within
+        seconds, with this as with the session's topics.
+
+        Raises:
+            KafkaFailure: a named topic does not exist (and is not to be created), or the
+                broker did not tell within ``open_timeout``. Nothing has changed.
+            RuntimeError: the client does not run yet.
             trio.ClosedResourceError: the client is closed.
         """
         ...

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition as Native
 
-from trio_broadway_kafka._kafka._client import OffsetCommit
-from trio_broadway_kafka._kafka._translate import error_of, failure
+from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
+from trio_broadway_kafka._kafka._translate import GONE, error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 
-__all__ = ["Commit", "Commits"]
+__all__ = ["Commit", "Commits", "Question", "ask_committed"]
 
-logger = logging.getLogger("trio_broadway_kafka")
+ASKING_TIMEOUT: Final = 0.5
+"""Seconds that `ask_committed` may take, in which nothing is polled; it takes 0.3 ms."""
 
-GONE: Final = frozenset({"UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"})
-"""The topic was deleted. A KIP-848 group says so to a commit before it revokes."""
+Question = tuple[
+    Sequence[TopicPartition],
+    Callable[[dict[TopicPartition, int | None] | Exception], object],
+]
+"""Partitions that are asked about, and who is told."""
+
+
+def ask_committed(consumer: Consumer, question: Question) -> None:
+    """Ask for what the group has committed; None where it has not."""
+    places, answer = question
+    found: list[Native] = []
+    try:
+        found = consumer.committed([Native(*place) for place in places], timeout=ASKING_TIMEOUT)
+        error = next((p.error for p in found if p.error is not None), None)
+    except KafkaException as exception:
+        error = error_of(exception)
+    if error is not None:
+        answer(failure(error, "asking for the group's committed offsets"))
+    else:
+        offsets = [p.offset if p.offset >= 0 else None for p in found]
+        answer(dict(zip(places, offsets, strict=True)))
 
 
 class Commit:
@@ -47,6 +66,27 @@ class Commit:
             self._answer(result)
 
 
+def _by_topic(commit: Commit, offsets: Sequence[OffsetCommit]) -> list[Commit]:
+    """A commit for each topic of `offsets`, which together answer `commit`."""
+    topics: dict[str, list[OffsetCommit]] = {}
+    for offset in offsets:
+        topics.setdefault(offset.topic, []).append(offset)
+    committed: list[OffsetCommit] = []
+    left = len(topics)
+
+    def answered(result: Sequence[OffsetCommit] | Exception) -> None:
+        nonlocal left
+        left -= 1
+        if isinstance(result, Exception):
+            commit.answer(result)
+        else:
+            committed.extend(result)
+        if not left:
+            commit.answer(committed)
+
+    return [Commit(of_topic, answered) for of_topic in topics.values()]
+
+
 class Commits:
     """A queue of commits, of which at most one is on its way.
 
@@ -56,19 +96,21 @@ class Commits:
 
     Args:
         live: those of some offsets whose epoch has not ended.
+        gone: told of a topic that was deleted.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         live: Callable[[Sequence[OffsetCommit]], list[OffsetCommit]],
+        gone: Callable[[str], None],
     ) -> None:
         self._consumer = consumer
         self._live = live
+        self._gone = gone
         self._waiting: deque[Commit] = deque()
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
-        self._gone: set[str] = set()
 
     def __bool__(self) -> bool:
         """Whether an answer or a commit is outstanding."""
@@ -91,14 +133,14 @@ class Commits:
                 self._consumer.commit(offsets=_native(offsets), asynchronous=True)
             except Exception as error:
                 self._sent = None
-                commit.answer(self._refused(error, offsets))
+                self._settle(commit, offsets, _refused(error, offsets))
 
-    def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def on_commit(self, error: KafkaError | None, partitions: list[Native]) -> None:
         """Take the broker's answer (the ``on_commit`` of confluent-kafka)."""
         commit, offsets = self._sent, self._sent_offsets
         self._sent = None
         if commit is not None:
-            commit.answer(self._result(error, partitions, offsets))
+            self._settle(commit, offsets, _result(error, partitions, offsets))
         self.pump()
 
     def now(self, commit: Commit) -> None:
@@ -110,9 +152,40 @@ class Commits:
         try:
             answer = self._consumer.commit(offsets=_native(offsets), asynchronous=False)
         except Exception as error:
-            commit.answer(self._refused(error, offsets))
+            result: list[OffsetCommit] | Exception = _refused(error, offsets)
         else:
-            commit.answer(self._result(None, answer, offsets))
+            result = _result(None, answer, offsets)
+        for part in self._answer(commit, offsets, result):
+            self.now(part)
+
+    def _settle(
+        self,
+        commit: Commit,
+        offsets: list[OffsetCommit],
+        result: list[OffsetCommit] | Exception,
+    ) -> None:
+        self._waiting.extendleft(reversed(self._answer(commit, offsets, result)))
+
+    def _answer(
+        self,
+        commit: Commit,
+        offsets: list[OffsetCommit],
+        result: list[OffsetCommit] | Exception,
+    ) -> list[Commit]:
+        """Answer, or return what is to be committed in its place.
+
+        When one topic of several was deleted, librdkafka reports the error for them all,
+        though the others' offsets were committed.
+        """
+        if not (isinstance(result, KafkaFailure) and result.code in GONE):
+            commit.answer(result)
+            return []
+        parts = _by_topic(commit, offsets)
+        if len(parts) > 1:
+            return parts
+        self._gone(offsets[0].topic)
+        commit.answer([])
+        return []
 
     def all_now(self) -> None:
         """Answer everything outstanding before a rebalance is waited for.
@@ -125,40 +198,24 @@ class Commits:
         while self._waiting:
             self.now(self._waiting.popleft())
 
-    def _result(
-        self,
-        error: KafkaError | None,
-        answer: list[TopicPartition],
-        offsets: list[OffsetCommit],
-    ) -> list[OffsetCommit] | KafkaFailure:
-        errors = {(p.topic, p.partition): p.error for p in answer if p.error is not None}
-        for one in (error, *errors.values()):
-            if one is not None and one.name() not in GONE:
-                return _failure(one, offsets)
-        if error is not None:  # that of them all
-            committed = []
-        else:
-            committed = [o for o in offsets if (o.topic, o.partition) not in errors]
-        self._note_gone({o.topic for o in offsets} - {o.topic for o in committed})
-        return committed
 
-    def _refused(
-        self, error: Exception, offsets: list[OffsetCommit]
-    ) -> list[OffsetCommit] | Exception:
-        # A ValueError, say, for a NUL in the metadata: for the one who gave it.
-        if isinstance(error, KafkaException):
-            return self._result(error_of(error), [], offsets)
-        return error
-
-    def _note_gone(self, topics: set[str]) -> None:
-        for topic in sorted(topics - self._gone):
-            logger.warning("%s does not exist any more: nothing of it is committed", topic)
-        self._gone |= topics
-
-
-def _native(offsets: Sequence[OffsetCommit]) -> list[TopicPartition]:
+def _native(offsets: Sequence[OffsetCommit]) -> list[Native]:
     # Always with metadata: a commit without them erases those of the one before.
-    return [TopicPartition(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
+    return [Native(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
+
+
+def _result(
+    error: KafkaError | None, answer: list[Native], offsets: list[OffsetCommit]
+) -> list[OffsetCommit] | KafkaFailure:
+    error = error or next((p.error for p in answer if p.error is not None), None)
+    return offsets if error is None else _failure(error, offsets)
+
+
+def _refused(error: Exception, offsets: list[OffsetCommit]) -> Exception:
+    # A ValueError, say, for a NUL in the metadata: for the one who gave it.
+    if isinstance(error, KafkaException):
+        return _failure(error_of(error), offsets)
+    return error
 
 
 def _failure(error: KafkaError, offsets: list[OffsetCommit]) -> KafkaFailure:

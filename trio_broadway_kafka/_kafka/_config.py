@@ -93,6 +93,7 @@ class ClientConfig:
         consumer: the keys for a consumer, without callbacks and logger.
         callbacks: the caller's callbacks by key.
         logger: the caller's logger, None for the library's.
+        classic: whether the older of the two group protocols is used.
         address: where the broker was to be found, for error messages.
         first_offset: the logical offset that auto.offset.reset stands for, if it is one.
 
@@ -124,7 +125,8 @@ class ClientConfig:
         self.consumer: dict[str, Any] = {**DEFAULTS, **given, **ALWAYS}
         # Only the classic protocol has assignors on the client; under
         # group.protocol=consumer librdkafka refuses the key.
-        if str(given.get("group.protocol", "classic")).lower() == "classic":
+        self.classic = str(given.get("group.protocol", "classic")).lower() == "classic"
+        if self.classic:
             self.consumer.setdefault("partition.assignment.strategy", "cooperative-sticky")
         self._probe()
         self.max_poll_interval = int(self.consumer.get("max.poll.interval.ms", 300_000)) / 1000

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
-from typing import Final, Generic, TypeVar, cast
+from typing import Final
 
 import trio
 
@@ -27,9 +26,11 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
-from trio_broadway_kafka._kafka._feeder import Command, Feeder
+from trio_broadway_kafka._kafka._feeder import Feeder
 from trio_broadway_kafka._kafka._opening import Opening
+from trio_broadway_kafka._kafka._questions import Questions, Waiter
 from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._kafka._subscribing import Subscribing
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["ConfluentClient"]
@@ -37,10 +38,8 @@ __all__ = ["ConfluentClient"]
 MAX_FETCH: Final = 1_000_000
 """consume() refuses more."""
 
-T = TypeVar("T")
 
-
-class ConfluentClient:
+class ConfluentClient(Questions):
     """One member of a consumer group: a `KafkaClient` on confluent-kafka. It runs once.
 
     Args:
@@ -54,16 +53,13 @@ class ConfluentClient:
     def __init__(self, kafka: Mapping[str, object]) -> None:
         self._config = ClientConfig(kafka)
         self._reports = Reports(self._config, self._fail)
-        self._admin = Admin(self._config, self._reports)
-        self._commands: SimpleQueue[Command] = SimpleQueue()
-        self._waiters: set[_Waiter[object]] = set()
+        super().__init__(self._config, Admin(self._config, self._reports))
         self._feeder: Feeder | None = None
+        self._subscribing: Subscribing | None = None
         self._events: ClientEvents | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
         self._closing = trio.CancelScope()
         self._close_timeout = 0.0
         self._stopped = False
-        self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._feeder else "not running"
@@ -97,14 +93,25 @@ class ConfluentClient:
         limiter = trio.CapacityLimiter(1)
         try:
             with self._closing:
-                feeder = await self._connect(events, session, limiter)
-                if feeder is None:
+                opened = await self._connect(events, session, limiter)
+                if opened is None:
                     return
+                feeder, names = opened
                 self._feeder = feeder
-                task_status.started()
-                await trio.to_thread.run_sync(
-                    feeder.run, abandon_on_cancel=True, limiter=limiter
+                self._subscribing = Subscribing(
+                    self._topics,
+                    session,
+                    names,
+                    self._reports,
+                    self._apply_subscription,
                 )
+                task_status.started()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._subscribing.watch)
+                    await trio.to_thread.run_sync(
+                        feeder.run, abandon_on_cancel=True, limiter=limiter
+                    )
+                    nursery.cancel_scope.cancel()
             if self._closing.cancelled_caught:
                 logger.warning(
                     "closing took longer than close_timeout=%g s: left to its own thread",
@@ -130,7 +137,7 @@ class ConfluentClient:
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """See `KafkaClient.commit`. One that is cancelled before it was sent is not sent."""
-        waiter: _Waiter[Sequence[OffsetCommit]] = _Waiter()
+        waiter: Waiter[Sequence[OffsetCommit]] = Waiter()
         commit = Commit(tuple(offsets), partial(self._post, waiter.settle))
         self._check_open()
         self._commands.put(lambda feeder: feeder.commit(commit))
@@ -148,21 +155,16 @@ class ConfluentClient:
         """See `KafkaClient.release`."""
         self._commands.put(lambda feeder: feeder.release(partitions, offsets, answered))
 
-    async def end_offsets(
-        self, partitions: Sequence[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """See `KafkaClient.end_offsets`. May be called before `run`."""
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """See `KafkaClient.subscribe`."""
         self._check_open()
-        self._token = trio.lowlevel.current_trio_token()
-        await trio.to_thread.run_sync(
-            self._admin.connect, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
-        self._check_open()
-        if not partitions:
-            return {}
-        waiter: _Waiter[dict[TopicPartition, int]] = _Waiter()
-        self._admin.end_offsets(partitions, partial(self._post, waiter.settle))
-        return await self._wait(waiter)
+        if self._subscribing is None:
+            raise RuntimeError("the client does not run yet")
+        try:
+            await self._subscribing.subscribe(topics)
+        except KafkaFailure:
+            self._check_open()
+            raise
 
     def stop(self) -> None:
         """See `KafkaClient.stop`."""
@@ -173,7 +175,7 @@ class ConfluentClient:
 
     async def _connect(
         self, events: ClientEvents, session: Session, limiter: trio.CapacityLimiter
-    ) -> Feeder | None:
+    ) -> tuple[Feeder, list[str]] | None:
         # The thread keeps the time, but one call of librdkafka does not let it: with an
         # oauth_cb a consumer is made in up to 10 s.
         with trio.move_on_after(session.open_timeout + 1):
@@ -193,7 +195,7 @@ class ConfluentClient:
 
     # -- in the thread
 
-    def _open(self, events: ClientEvents, session: Session) -> Feeder | None:
+    def _open(self, events: ClientEvents, session: Session) -> tuple[Feeder, list[str]] | None:
         opening = Opening(
             self._config,
             session,
@@ -205,19 +207,25 @@ class ConfluentClient:
         consumer = opening.consumer(on_commit=on_commit)
         if consumer is None:
             return None
-        return Feeder(
+        feeder = Feeder(
             consumer,
             self._commands,
             session,
+            opening.names,
             events,
             self._reports,
             self._post,
             first_offset=self._config.first_offset,
+            classic=self._config.classic,
         )
+        return feeder, opening.names
 
     def _on_commit(self, error: object, partitions: object) -> None:
         if self._feeder is not None:
             self._feeder.on_commit(error, partitions)
+
+    def _is_running(self) -> bool:
+        return self._feeder is not None
 
     def _fail(self, error: BaseException) -> None:
         # What happens while opening is raised by `run`.
@@ -246,17 +254,11 @@ class ConfluentClient:
             if self._events is not None and function != self._events.failed:
                 self._call(self._events.failed, (error,))
 
-    async def _wait(self, waiter: _Waiter[T]) -> T:
-        self._waiters.add(waiter)  # type: ignore[arg-type]
-        try:
-            await waiter.event.wait()
-        finally:
-            self._waiters.discard(waiter)
-        return waiter.outcome()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the client is closed")
+    async def _apply_subscription(self, names: Sequence[str]) -> None:
+        waiter: Waiter[None] = Waiter()
+        answer = partial(self._post, waiter.settle)
+        self._commands.put(lambda feeder: feeder.subscribe((names, answer)))
+        await self._wait(waiter)
 
     def _close(self) -> None:
         """Nothing is reported from here on; a thread that was abandoned ends by itself."""
@@ -265,21 +267,3 @@ class ConfluentClient:
         for waiter in self._waiters:
             waiter.settle(trio.ClosedResourceError("the client was closed"))
         self._admin.close()
-
-
-class _Waiter(Generic[T]):
-    """An answer that comes once, or an exception in its place."""
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self._result: T | BaseException | None = None
-
-    def settle(self, result: T | BaseException) -> None:
-        if not self.event.is_set():
-            self._result = result
-            self.event.set()
-
-    def outcome(self) -> T:
-        if isinstance(self._result, BaseException):
-            raise self._result
-        return cast(T, self._result)

@@ -8,7 +8,7 @@ starves: beside a thread that polls in a loop, a commit from another had not got
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -25,10 +25,13 @@ from trio_broadway_kafka._kafka._client import (
     Session,
     TopicPartition,
 )
-from trio_broadway_kafka._kafka._commits import Commit, Commits
+from trio_broadway_kafka._kafka._commits import Commit, Commits, Question, ask_committed
+from trio_broadway_kafka._kafka._membership import Membership, Subscription
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions
 from trio_broadway_kafka._kafka._reader import POLL, Reader
 from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._kafka._starts import Starts
+from trio_broadway_kafka._kafka._ticks import TICK_EVERY, Ticks
 from trio_broadway_kafka._kafka._translate import error_of, failure
 
 __all__ = ["Command", "Feeder"]
@@ -37,18 +40,11 @@ REST_AFTER: Final = 0.5
 """Seconds without an open fetch until everything is paused: that throws the prefetch away
 (about 100,000 small messages), but polling must go on, and polls return messages."""
 
-TICK_EVERY: Final = 0.25
-TICK_LIMIT: Final = 1.0
-"""Seconds in which trio's loop must answer a tick, for the polling to go on."""
-
 ANSWER_FIRST: Final = 0.002
 ANSWER_LATER: Final = 0.05
 """Seconds between polls while a commit's answer is awaited and no fetch is open."""
 
 COMMITTED_TIMEOUT: Final = 3.0
-
-JOINING: Final = 0.5
-"""Seconds that closing waits for a join that is under way."""
 
 Post = Callable[..., bool]
 """Calls a function in trio's thread soon, in order; False once trio's loop is gone."""
@@ -64,8 +60,10 @@ class Feeder:
 
     Args:
         commands: what others want done, applied in order.
+        topics: the names to begin with, without patterns; if there are none it waits.
         post: for everything that is reported.
         first_offset: where a partition without a committed offset starts, if it is known.
+        classic: whether this is the older of the two group protocols.
 
     Attributes:
         stopping: set to leave; what is assigned is neither drained nor committed then.
@@ -76,33 +74,43 @@ class Feeder:
         consumer: Consumer,
         commands: SimpleQueue[Command],
         session: Session,
+        topics: Sequence[str],
         events: ClientEvents,
         reports: Reports,
         post: Post,
         *,
         first_offset: int | None = None,
+        classic: bool = True,
     ) -> None:
         self.stopping = False
         self._consumer = consumer
         self._commands = commands
         self._session = session
+        self._topics = topics
         self._events = events
         self._reports = reports
         self._to_trio = post
         self._first_offset = first_offset
         self._partitions = Partitions(consumer)
+        self._starts = Starts(consumer, session.start_from, reports)
         self._reader = Reader(consumer, self._partitions, reports)
-        self._commits = Commits(consumer, self._partitions.live)
-        self._has_joined = False
+        self._commits = Commits(consumer, self._partitions.live, reports.gone)
+        guard = reports.guard
+        self._membership = Membership(
+            consumer,
+            {
+                "on_assign": guard(self._on_assign, None),
+                "on_revoke": guard(self._on_revoke, None),
+                "on_lost": guard(self._on_lost, None),
+            },
+            classic=classic,
+        )
         self._revoking: dict[TopicPartition, Owned] | None = None
         # Demand. Resting from the start: nothing is prefetched before it is asked for.
         self._wanted = 0
         self._rest_at = 0.0
         self._patience = ANSWER_FIRST
-        # Ticks
-        self._tick_sent: float = 0.0
-        self._ticks = 0
-        self._ticks_answered = 0
+        self._ticks = Ticks(self._post)
 
     # -- commands
 
@@ -154,6 +162,12 @@ class Feeder:
         if answered is not None:
             self._post(answered, result)
 
+    def committed(self, question: Question) -> None:
+        ask_committed(self._consumer, question)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self._membership.change(subscription)
+
     def stop(self) -> None:
         self.stopping = True
 
@@ -161,14 +175,8 @@ class Feeder:
 
     def run(self) -> None:
         """Subscribe, poll until `stopping`, close. Never raises: events.failed is told."""
-        guard = self._reports.guard
         try:
-            self._consumer.subscribe(
-                list(dict.fromkeys(self._session.topics)),
-                on_assign=guard(self._on_assign, None),
-                on_revoke=guard(self._on_revoke, None),
-                on_lost=guard(self._on_lost, None),
-            )
+            self._membership.subscribe(self._topics)
             while not self.stopping:
                 self._turn()
         except KafkaException as error:
@@ -178,7 +186,7 @@ class Feeder:
         finally:
             self.stopping = True
             try:
-                self._finish_joining()
+                self._membership.finish_joining()
                 if not self._partitions.any():
                     # Without it close() sends no LeaveGroup for a member that owns nothing
                     # (librdkafka 2.16, classic groups): the others would wait for it in
@@ -188,16 +196,6 @@ class Feeder:
                 self._consumer.close()
             except BaseException as error:
                 self._reports.fail(error)
-
-    def _finish_joining(self) -> None:
-        """Wait a little for the first assignment, if it is still to come.
-
-        A member that closes while its request to join is under way leaves without a
-        LeaveGroup, and the broker keeps it, with partitions, until its session expires.
-        """
-        deadline = time.monotonic() + JOINING
-        while not self._has_joined and time.monotonic() < deadline:
-            self._consumer.poll(0.02)
 
     def on_commit(self, error: object, partitions: object) -> None:
         """The consumer's ``on_commit``."""
@@ -210,8 +208,14 @@ class Feeder:
         self._serve(0)
         if self.stopping:
             return
+        self._membership.settle()
+        if self._starts.is_due():
+            waiting = self._starts.waiting
+            starts = self._starts.look_up(waiting)
+            self._assign(waiting, starts, known=True)
+            self._partitions.seek(starts)
         now = time.monotonic()
-        if not self._loop_answers(now):
+        if not self._ticks.answered(now):
             # Kafka's max.poll.interval.ms is to take effect.
             self._serve(POLL)
         elif self._wanted:
@@ -235,18 +239,6 @@ class Feeder:
                 return
         while not commands.empty():
             commands.get()(self)
-
-    def _loop_answers(self, now: float) -> bool:
-        if self._ticks_answered != self._ticks:
-            return now - self._tick_sent < TICK_LIMIT
-        if now - self._tick_sent >= TICK_EVERY:
-            self._ticks += 1
-            self._tick_sent = now
-            self._post(self._answer_tick, self._ticks)
-        return True
-
-    def _answer_tick(self, number: int) -> None:
-        self._ticks_answered = number
 
     def _post(self, function: Callable[..., None], *args: object) -> None:
         if not self._to_trio(function, *args):
@@ -291,7 +283,7 @@ class Feeder:
     # librdkafka assigns and unassigns after these by itself, whichever protocol is used.
 
     def _on_assign(self, consumer: Consumer, partitions: list[Native]) -> None:
-        self._has_joined = True
+        self._membership.has_joined = True
         # An empty list follows each revoke.
         if self.stopping or not partitions:
             return
@@ -305,12 +297,30 @@ class Feeder:
             known = all(p.error is None for p in committed)
         except KafkaException as error:
             logger.warning("asking for committed offsets: %s", error_of(error).str())
+        if first := self._starts.first(committed):
+            starts = self._starts.look_up(first)
+            self._starts.assign(partitions, starts)
+            self._partitions.pause_unowned(self._starts.waiting)
+            self._assign(committed, starts, known=known)
+        else:
+            self._assign(committed, {}, known=known)
+
+    def _assign(
+        self, committed: Iterable[Native], starts: Mapping[TopicPartition, int], *, known: bool
+    ) -> None:
+        """Begin the epochs of those whose start is known."""
+        waiting = {(p.topic, p.partition) for p in self._starts.waiting}
         assigned = self._partitions.assign(
-            committed, known=known, first_offset=self._first_offset
+            [p for p in committed if (p.topic, p.partition) not in waiting],
+            known=known,
+            first_offset=self._first_offset,
+            starts=starts,
         )
-        self._post(self._events.assigned, assigned)
+        if assigned:
+            self._post(self._events.assigned, assigned)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[Native]) -> None:
+        self._starts.forget(partitions)
         revoked = self._partitions.pick(partitions)
         if revoked and not self.stopping:
             self._drain(revoked)
@@ -336,12 +346,13 @@ class Feeder:
                     names = ", ".join(f"{p.topic} [{p.partition}]" for p in revoking)
                     logger.warning("not drained within revoke_timeout: %s", names)
                     return
-                self._loop_answers(now)
+                self._ticks.answered(now)
                 self._serve(min(deadline - now, TICK_EVERY))
         finally:
             self._revoking = None
 
     def _on_lost(self, consumer: Consumer, partitions: list[Native]) -> None:
+        self._starts.forget(partitions)
         lost = self._partitions.pick(partitions)
         self._partitions.end(lost)
         if lost and not self.stopping:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
@@ -12,16 +12,12 @@ from trio_broadway_kafka._kafka._admin import Admin, unknown_topics
 from trio_broadway_kafka._kafka._client import Session
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._topics import GRACE, SLICE
 from trio_broadway_kafka._kafka._translate import OUTAGE, error_of, failure, is_retriable
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._topics import is_pattern, matching
 
 __all__ = ["Opening"]
-
-SLICE: Final = 0.5
-"""Seconds of one question, so that being given up is noticed."""
-
-GRACE: Final = 0.5
-"""Seconds in which a topic that was just made may be unknown to the broker we ask."""
 
 
 class Opening:
@@ -32,6 +28,9 @@ class Opening:
 
     Args:
         given_up: whether nobody waits any more.
+
+    Attributes:
+        names: what the session's topics stood for then.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Opening:
         self._reports = reports
         self._admin = admin
         self._given_up = given_up
+        self.names: list[str] = matching(session.topics, ())
         self._until = time.monotonic() + session.open_timeout
 
     def consumer(self, **callbacks: Any) -> Consumer | None:
@@ -86,10 +86,13 @@ class Opening:
             raise
 
     def _wait_for_topics(self, consumer: Consumer) -> bool:
-        missing = [t for t in dict.fromkeys(self._session.topics) if not t.startswith("^")]
-        patterns = len(missing) < len(set(self._session.topics))
-        if patterns and not self._ask(consumer, None):
-            return False
+        missing = list(self.names)
+        if any(map(is_pattern, self._session.topics)):
+            metadata = self._ask(consumer, None)
+            if metadata is None:
+                return False
+            existing = [name for name, topic in metadata.topics.items() if topic.error is None]
+            self.names = matching(self._session.topics, existing)
         unknown_until: float | None = None
         while missing:
             if not self._ask_for_each(consumer, missing):

@@ -93,7 +93,12 @@ class Partitions:
     # -- assignments
 
     def assign(
-        self, committed: Sequence[Native], *, known: bool, first_offset: int | None
+        self,
+        committed: Iterable[Native],
+        *,
+        known: bool,
+        first_offset: int | None,
+        starts: Mapping[TopicPartition, int],
     ) -> list[AssignedPartition]:
         """Begin a new epoch for each.
 
@@ -101,22 +106,25 @@ class Partitions:
             committed: the partitions, with committed offset and metadata.
             known: whether the offsets were answered by the broker.
             first_offset: where reading starts without a committed offset.
+            starts: where it starts in place of the committed offset.
         """
         assigned: list[AssignedPartition] = []
         left: list[Native] = []
         for native in committed:
             self._epochs += 1
             has = known and native.offset >= 0
+            place = TopicPartition(native.topic, native.partition)
+            start = starts.get(place)
             partition = AssignedPartition(
                 native.topic,
                 native.partition,
                 self._epochs,
                 native.offset if has else None,
                 (native.metadata or None) if has else None,
+                start,
             )
             first = native.offset if has else first_offset if known else None
-            place = TopicPartition(native.topic, native.partition)
-            self._owned[place] = Owned(partition, first)
+            self._owned[place] = Owned(partition, first if start is None else start)
             assigned.append(partition)
             if place in self._left_stopped:
                 self._left_stopped.remove(place)
@@ -126,6 +134,19 @@ class Partitions:
             self._consumer.resume(left)
         self._changed()
         return assigned
+
+    def pause_unowned(self, partitions: Iterable[Native]) -> None:
+        """Let librdkafka fetch nothing of these until their epochs begin."""
+        places = [TopicPartition(p.topic, p.partition) for p in partitions]
+        if places:
+            self._consumer.pause([Native(*place) for place in places])
+            self._left_stopped.update(places)
+
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read these from here on, whatever was fetched of them."""
+        for place, offset in offsets.items():
+            self._owned[place].seek = offset
+        self._unsettled = True
 
     def end(self, ending: Iterable[Owned]) -> None:
         """End these epochs."""

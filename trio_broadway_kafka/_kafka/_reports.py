@@ -125,6 +125,16 @@ class Reports:
             again = REPEAT_AFTER if name != "UNKNOWN_TOPIC_OR_PART" else float("inf")
             self._log_once(level, f"{where}: {self._text(error)}", (name, topic), again)
 
+    def gone(self, topic: str) -> None:
+        """Note that a topic was deleted under us."""
+        text = f"topic {topic!r} is gone: what was finished of it can't be committed"
+        self._log_once(logging.WARNING, text, ("gone", topic), REPEAT_AFTER)
+
+    def unanswered(self, failure: KafkaFailure) -> None:
+        """Note that a question of our own, which is repeated, had no answer."""
+        level = logging.DEBUG if failure.retriable else logging.WARNING
+        self._log_once(level, str(failure), ("unanswered", failure.code), REPEAT_AFTER)
+
     def refusal(self) -> KafkaFailure | None:
         """The broker's refusal to let us in, if that is the trouble."""
         if self.trouble is None or self.trouble.name() not in REFUSED:

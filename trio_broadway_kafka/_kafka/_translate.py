@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from trio_broadway_kafka._model._errors import KafkaFailure
 
-__all__ = ["DEADLY", "OUTAGE", "REFUSED", "error_of", "failure", "is_retriable"]
+__all__ = ["DEADLY", "GONE", "OUTAGE", "REFUSED", "error_of", "failure", "is_retriable"]
 
 OUTAGE: Final = frozenset({
     "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
@@ -31,6 +31,9 @@ DEADLY: Final = frozenset({
 ``_FATAL`` is named here because of a message's fatal error only the name tells: its
 ``fatal()`` is False.
 """
+
+GONE: Final = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"})
+"""The topic was deleted, as a rebalance will say; or the broker does not know it yet."""
 
 _RETRIABLE: Final = OUTAGE | frozenset({
     "_IN_PROGRESS", "_PREV_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS",

@@ -32,6 +32,8 @@ class PartitionOffsets:
         received: messages that arrived (less those forgotten).
         position: the offset after the last message that arrived, None before the first.
         committed: the committed offset as far as it is known.
+        uncommitted_start: where reading started in place of `committed`, until a commit has
+            replaced that; None if it did not.
         end: the partition's end as far as it is known, for showing the lag.
     """
 
@@ -60,10 +62,16 @@ class PartitionOffsets:
         "received",
         "sealed",
         "topic",
+        "uncommitted_start",
     )
 
     def __init__(
-        self, topic: str, partition: int, epoch: int, committed: int | None = None
+        self,
+        topic: str,
+        partition: int,
+        epoch: int,
+        committed: int | None = None,
+        start: int | None = None,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -75,6 +83,7 @@ class PartitionOffsets:
         self.received = 0
         self.position: int | None = None
         self.committed = committed
+        self.uncommitted_start = None if start == committed else start
         self.end: int | None = None
         self._segments: deque[Segment] = deque()
         self._prefix: int | None = None
@@ -82,7 +91,7 @@ class PartitionOffsets:
         self._refetching = False
         self._highest_retired: int | None = None
         self._dropped = 0
-        self._start: int | None = None
+        self._start = start
         self._retired = 0
         self._skipped = 0
         self._tail: int | None = None  # the offset behind what has arrived and is left
@@ -145,15 +154,32 @@ class PartitionOffsets:
 
     @property
     def to_commit(self) -> int | None:
-        """The offset to commit if it would move the committed one forward, else None."""
+        """The offset to commit if it would move the committed one forward, else None.
+
+        The first one after a start in place of the committed offset may move it back.
+        """
         prefix = self.prefix()
-        if (
-            self.sealed
-            or prefix is None
-            or (self.committed is not None and prefix <= self.committed)
-        ):
+        if self.sealed:
+            return None
+        if self.uncommitted_start is not None:
+            return max(prefix or 0, self.uncommitted_start)
+        if prefix is None or (self.committed is not None and prefix <= self.committed):
             return None
         return prefix
+
+    def note_committed(self, offset: int) -> None:
+        """The group's offset is this now."""
+        if self.uncommitted_start is not None:
+            self.uncommitted_start = None
+            self.committed = offset
+        else:
+            self.committed = max(offset, self.committed or 0)
+
+    @property
+    def reached(self) -> int:
+        """The offset below which nothing is left to be handled, by this member or before."""
+        base = self.committed if self.uncommitted_start is None else self.uncommitted_start
+        return max(self.prefix() or 0, base or 0)
 
     @property
     def finished(self) -> int:
@@ -196,12 +222,13 @@ class PartitionOffsets:
     def lag(self) -> int | None:
         """Offsets from the committed one to the end, None while either is unknown.
 
-        Without a committed offset it counts from where reading started.
+        Without a committed offset, or until another start has replaced it, it counts from
+        where reading started.
         """
         if self.end is None:
             return None
         base = self.committed
-        if base is None:
+        if base is None or self.uncommitted_start is not None:
             base = self._start
         if base is None:  # nothing has arrived; has nothing been there?
             return 0 if self._read_to >= self.end else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,6 @@ __all__ = [
     "Stages",
     "StagesFactory",
     "check_stages",
-    "check_topics",
 ]
 
 Ordering = Literal["key", "partition", "unordered"] | Callable[[Message], Hashable]
@@ -244,26 +243,6 @@ def _check_on_failure(on_failure: object) -> None:
         )
     if isinstance(on_failure, type):
         raise ConfigError(f"on_failure must be an instance: write {on_failure.__name__}()")
-
-
-def check_topics(topics: Iterable[str]) -> tuple[str, ...]:
-    """The topics as a tuple.
-
-    Raises:
-        ConfigError: there are none, one is not a name, or a text was given for the list.
-    """
-    if isinstance(topics, str):
-        raise ConfigError(f"topics must be a list of names: write topics=[{topics!r}]")
-    try:
-        names = tuple(topics)
-    except TypeError:
-        raise ConfigError(f"topics must be a list of names, not {topics!r}") from None
-    if not names:
-        raise ConfigError("topics is empty: name at least one topic, or a pattern '^...'")
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"topics holds {name!r}, which is not a topic's name")
-    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,9 @@ class PartitionStatistics:
         committed: the group's committed offset as far as known.
         highest_finished: offset of the last finished message, None if there is none.
         end: the partition's end as far as known; it is learnt from fetches.
-        lag: offsets from `committed` (without one, from where reading started) to `end`,
-            None while unknown: the number that lag tools show.
+        lag: offsets from `committed` to `end`, None while unknown: the number that lag tools
+            show. Without a committed offset, and until the first commit after a
+            ``start_from``, from where reading started.
         in_flight: messages here and not finished.
         oldest_unacked_s: seconds since the first unfinished message arrived (with those
             it arrived together with), None if all are finished.

@@ -115,15 +115,21 @@ class Acknowledger:
             while True:
                 await self._something_finished.wait_value(True)
                 self._something_finished.value = False
-                await self._try_to_commit()
+                await self.try_to_commit()
         elif math.isinf(self._interval):
             await trio.sleep_forever()
         else:
             async with aclosing(periodic(self._interval)) as ticks:
                 async for _ in ticks:
-                    await self._try_to_commit()
+                    await self.try_to_commit()
 
-    async def _try_to_commit(self) -> None:
+    async def try_to_commit(self) -> None:
+        """Commit what has finished, unless that has no answer for long, or is refused to who
+        is no member any more: both are logged.
+
+        Raises:
+            KafkaFailure: the broker refused for good.
+        """
         with trio.move_on_after(_COMMIT_DEADLINE) as scope:
             try:
                 await self.commit()
@@ -175,6 +181,19 @@ class Acknowledger:
                     return
             await trio.sleep(_RETRY_AFTER)
 
+    async def commit_the_last(self, name: str) -> None:
+        """Commit what has finished, on leaving; failing to is logged under a `name`."""
+        try:
+            await self.commit()
+        except trio.ClosedResourceError:
+            pass  # the client has failed, and has said so
+        except KafkaFailure as failure:
+            _log.error(
+                "%s: the last commit failed, and what it held is handled again: %s",
+                name,
+                failure,
+            )
+
     def _offsets(self, partitions: Collection[PartitionOffsets]) -> list[OffsetCommit]:
         return [
             OffsetCommit(p.topic, p.partition, p.epoch, offset)
@@ -186,7 +205,7 @@ class Acknowledger:
         for commit in committed:
             state = self._partitions.get(TopicPartition(commit.topic, commit.partition))
             if state is not None and state.epoch == commit.epoch:
-                state.committed = max(commit.offset, state.committed or 0)
+                state.note_committed(commit.offset)
 
     async def _settled(self) -> None:
         """Wait until everything sent before has been taken in."""

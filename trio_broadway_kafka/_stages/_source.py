@@ -225,7 +225,9 @@ class Source:
             states = []
             for new in partitions:
                 address = TopicPartition(new.topic, new.partition)
-                state = PartitionOffsets(new.topic, new.partition, new.epoch, new.committed)
+                state = PartitionOffsets(
+                    new.topic, new.partition, new.epoch, new.committed, new.start
+                )
                 state.draining = self._closing
                 self._partitions[address] = state
                 states.append(state)

@@ -16,7 +16,7 @@ from trio_broadway_kafka.testing._fake_cluster import (
     Operation,
     checked,
 )
-from trio_broadway_kafka.testing._fake_group import Group, Member, StoredOffset
+from trio_broadway_kafka.testing._fake_group import StoredOffset
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["FakeBroker"]
@@ -35,7 +35,7 @@ class FakeBroker:
 
     What it does is checked against a real Kafka by the suite that both pass. There are
     no threads. What should go wrong is told to it: `rebalance`, `lose`, `freeze`,
-    `stop`, `delay`, `fail_next`, `gap`, `control_record`.
+    `stop`, `delay`, `fail_next`, `gap`, `control_record`, `delete_topic`.
 
     Args:
         topics: names, with the number of partitions of each.
@@ -85,12 +85,20 @@ class FakeBroker:
     # Records
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Add a topic. Clients that are subscribed to it get its partitions.
+        """Add a topic. Clients get its partitions at once, by its name or by a pattern.
 
         Raises:
             ValueError: it exists already, or has less than one partition.
         """
         self._cluster.create_topic(topic, partitions)
+
+    def delete_topic(self, topic: str) -> None:
+        """Remove a topic, its records and the offsets committed for it.
+
+        Its partitions are revoked in order, as under KIP-848. What a client then commits of
+        them is dropped.
+        """
+        self._cluster.delete_topic(topic)
 
     def produce(
         self,
@@ -228,7 +236,8 @@ class FakeBroker:
         Raises:
             ValueError: a client is no member of the group now, or does not own these.
         """
-        group, member, chosen = self._owned(client, partitions)
+        group = client.group
+        member, chosen = group.owned_by(client, partitions)
         group.move(chosen, member, group.member_of(to or client))
         self._cluster.changed()
 
@@ -251,7 +260,8 @@ class FakeBroker:
         Raises:
             ValueError: a client is no member of the group now, or does not own these.
         """
-        group, member, chosen = self._owned(client, partitions)
+        group = client.group
+        member, chosen = group.owned_by(client, partitions)
         group.move(chosen, member, group.member_of(to or client))
         group.take_away(member, chosen)
         self._cluster.changed()
@@ -293,7 +303,8 @@ class FakeBroker:
 
         Args:
             operation: "open", "fetch" (a message arrives that much after it could),
-                "commit", "end_offsets" or "close".
+                "commit", "committed", "end_offsets", "offsets", "partitions",
+                "subscribe" (what a pipeline asks) or "close".
             seconds: ``math.inf`` for never; a later call may end that.
 
         Raises:
@@ -321,7 +332,8 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a retriable error is tried again inside the
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
-                release too) or "end_offsets".
+                release too), "committed", "end_offsets", "partitions", "subscribe" or
+                "offsets" (by a time or a ``start_from``; at an assignment as with "fetch").
             error: what is raised, or Kafka's code for it.
             times: how many requests.
 
@@ -336,19 +348,6 @@ class FakeBroker:
 
     def _stored(self, topic: str, partition: int, group: str) -> StoredOffset | None:
         return self._cluster.group(group).committed.get(TopicPartition(topic, partition))
-
-    def _owned(
-        self, client: FakeClient, partitions: Iterable[tuple[str, int]] | None
-    ) -> tuple[Group, Member, list[TopicPartition]]:
-        group = client.group
-        member = group.member_of(client)
-        if partitions is None:
-            return group, member, list(member.owned)
-        chosen = [TopicPartition(*partition) for partition in partitions]
-        for partition in chosen:
-            if partition not in member.owned:
-                raise ValueError(f"{client!r} does not own {partition}")
-        return group, member, chosen
 
 
 def _now() -> float:

@@ -17,15 +17,17 @@ from trio_broadway_kafka._kafka._client import (
     Session,
     TopicPartition,
 )
+from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka.testing._fake_cluster import Cluster
 from trio_broadway_kafka.testing._fake_commits import Answer, Commit, CommitQueue
 from trio_broadway_kafka.testing._fake_group import Group, Member
+from trio_broadway_kafka.testing._fake_questions import Questions
 from trio_broadway_kafka.testing._fake_reader import Reader
 
 __all__ = ["FakeClient"]
 
 
-class FakeClient:
+class FakeClient(Questions):
     """A consumer of `FakeBroker`: made by ``broker.client()``, for ``client=``.
 
     It does what the consumer of a real Kafka does, where that does it: everything
@@ -46,7 +48,9 @@ class FakeClient:
         self._commands: deque[Callable[[], None]] = deque()
         self._revoking: dict[TopicPartition, int] = {}
         self._epoch = 0
+        self._begun: set[TopicPartition] = set()
         self._started = False
+        self._has_joined = False
         self._asked_to_stop = False
         self._stopping = False
         self._closed = False
@@ -75,6 +79,7 @@ class FakeClient:
         try:
             await self._cluster.open(session)
             self._member = self.group.join(self, session.topics)
+            self._has_joined = True
             self._cluster.changed()
             task_status.started()
             has_closed = False
@@ -148,24 +153,6 @@ class FakeClient:
         revoke's deadline they end without.
         """
         self._post(partial(self._release, tuple(partitions), tuple(offsets), answered))
-
-    async def end_offsets(
-        self, partitions: Sequence[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """The ends of these partitions now.
-
-        Raises:
-            KafkaFailure: no answer within the session's ``open_timeout``, or a refusal.
-            trio.ClosedResourceError: the client is closed.
-        """
-        self._check_open()
-        await trio.lowlevel.checkpoint()
-        await self._cluster.request("end_offsets", within=self._session.open_timeout)
-        self._check_open()
-        return {
-            TopicPartition(*partition): self._cluster.log(TopicPartition(*partition)).end
-            for partition in partitions
-        }
 
     def stop(self) -> None:
         """Leave the group and close, once commits under way are answered.
@@ -309,6 +296,15 @@ class FakeClient:
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         taken: list[AssignedPartition] = []
         for partition in partitions:
+            try:
+                start = self._start_of(partition)
+            except KafkaFailure as failure:
+                if failure.retriable:  # by the next poll
+                    continue
+                self._stopping = True
+                self._events.failed(failure)
+                return
+            self._begun.add(partition)
             self._epoch += 1
             self.group.take(self._member, partition, self._epoch)
             stored = self.group.committed.get(partition)
@@ -320,6 +316,7 @@ class FakeClient:
                     committed=stored.offset if stored else None,
                     # As a real client: no text is no metadata.
                     metadata=(stored.metadata or None) if stored else None,
+                    start=start,
                 )
             )
         self._reader.assign(taken)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import trio
 
 from trio_broadway_kafka._kafka._client import OffsetCommit, Session, TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._topics import is_pattern, matching
 from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_log import PartitionLog
 
@@ -29,7 +29,17 @@ RETRIABLE = frozenset({
     "UNSTABLE_OFFSET_COMMIT",
 })  # fmt: skip
 
-Operation = Literal["open", "fetch", "commit", "end_offsets", "close"]
+Operation = Literal[
+    "open",
+    "fetch",
+    "commit",
+    "committed",
+    "end_offsets",
+    "offsets",
+    "partitions",
+    "subscribe",
+    "close",
+]
 
 
 def checked(operation: Operation) -> Operation:
@@ -153,8 +163,10 @@ class Cluster:
 
     # Commits
 
-    def commit(self, group: str, member: Member, offsets: Sequence[OffsetCommit]) -> None:
-        """Answer a commit that has arrived.
+    def commit(
+        self, group: str, member: Member, offsets: Sequence[OffsetCommit]
+    ) -> list[OffsetCommit]:
+        """Answer a commit that has arrived: what was committed, nothing of deleted topics.
 
         Raises:
             KafkaFailure: nothing was committed.
@@ -162,6 +174,7 @@ class Cluster:
         self.expire(self.group(group))
         if failure := self.next_failure("commit"):
             raise failure
+        offsets = [commit for commit in offsets if commit.topic in self.topics]
         self.group(group).commit(member, offsets)
         self.commits.extend(
             AcceptedCommit(
@@ -177,6 +190,7 @@ class Cluster:
             for commit in offsets
         )
         self.changed()
+        return offsets
 
     # Topics and groups
 
@@ -187,8 +201,16 @@ class Cluster:
             KafkaFailure: no answer in time, or a named topic is missing.
         """
         await self.request("open", within=session.open_timeout)
+        self.require(session)
+
+    def require(self, session: Session) -> None:
+        """See that the session's named topics exist.
+
+        Raises:
+            KafkaFailure: one is missing, and is not to be created.
+        """
         for topic in session.topics:
-            if topic.startswith("^") or topic in self.topics:
+            if is_pattern(topic) or topic in self.topics:
                 continue
             if not session.create_topics:
                 raise KafkaFailure(
@@ -243,16 +265,23 @@ class Cluster:
     def group(self, name: str) -> Group:
         """The group of this name, made when it is first asked for."""
         if name not in self._groups:
-            self._groups[name] = Group(self._matching)
+            self._groups[name] = Group(self.matching)
         return self._groups[name]
 
-    def _matching(self, subscription: tuple[str, ...]) -> list[TopicPartition]:
+    def delete_topic(self, topic: str) -> None:
+        """Remove a topic with its offsets; its partitions are revoked from their owners."""
+        if topic not in self.topics:
+            raise ValueError(f"there is no topic {topic!r}")
+        del self.topics[topic]
+        for group in self._groups.values():
+            group.forget(topic)
+            group.rebalance()
+        self.changed()
+
+    def matching(self, subscription: tuple[str, ...]) -> list[TopicPartition]:
+        """The partitions that a subscription covers now."""
         return [
             log.address
-            for topic, logs in self.topics.items()
-            if any(
-                re.match(name, topic) if name.startswith("^") else name == topic
-                for name in subscription
-            )
-            for log in logs
+            for topic in matching(subscription, self.topics)
+            for log in self.topics.get(topic, ())
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from trio_broadway_kafka.testing._fake_cluster import Cluster
 from trio_broadway_kafka.testing._fake_group import Member
 
 __all__ = ["Answer", "Commit", "CommitQueue"]
+
+_log = logging.getLogger("trio_broadway_kafka")
 
 Answer = Sequence[OffsetCommit] | Exception
 """What was committed, or why it was not."""
@@ -58,6 +61,7 @@ class CommitQueue:
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
         self._sent_at = 0.0
+        self._gone: set[str] = set()
 
     def __bool__(self) -> bool:
         """Whether a commit has no answer yet."""
@@ -81,11 +85,17 @@ class CommitQueue:
             commit, self._sent = self._sent, None
             assert commit is not None
             try:
-                self._cluster.commit(self._group, member, self._sent_offsets)
+                done = self._cluster.commit(self._group, member, self._sent_offsets)
             except KafkaFailure as failure:
                 commit.answered(failure)
             else:
-                commit.answered(self._sent_offsets)
+                self._log_gone({offset.topic for offset in self._sent_offsets})
+                commit.answered(done)
+
+    def _log_gone(self, topics: set[str]) -> None:
+        for topic in topics - self._cluster.topics.keys() - self._gone:
+            self._gone.add(topic)
+            _log.warning("topic %r is gone: what was finished of it can't be committed", topic)
 
     def close(self) -> None:
         """Answer what is left: nobody will know what became of it."""

@@ -96,6 +96,19 @@ class Group:
         """When the first session ends, inf if all are kept alive."""
         return min((member.expires_at for member in self.members), default=math.inf)
 
+    def owned_by(
+        self, client: object, partitions: Iterable[tuple[str, int]] | None
+    ) -> tuple[Member, list[TopicPartition]]:
+        """The member that a client is, and these partitions of it (None: all)."""
+        member = self.member_of(client)
+        if partitions is None:
+            return member, list(member.owned)
+        chosen = [TopicPartition(*partition) for partition in partitions]
+        for partition in chosen:
+            if partition not in member.owned:
+                raise ValueError(f"{client!r} does not own {partition}")
+        return member, chosen
+
     def member_of(self, client: object) -> Member:
         """The membership of a client.
 
@@ -119,6 +132,16 @@ class Group:
         """Compute anew who shall own what."""
         wanted = {member: self._matching(member.topics) for member in self.members}
         self._target = assign_sticky(wanted, self._target)
+
+    def subscribe(self, member: Member, topics: tuple[str, ...]) -> None:
+        """The member wants these from now on."""
+        member.topics = topics
+        self.rebalance()
+
+    def forget(self, topic: str) -> None:
+        """The topic is gone, and the offsets committed for it."""
+        for partition in [p for p in self.committed if p.topic == topic]:
+            del self.committed[partition]
 
     def move(self, partitions: Iterable[TopicPartition], owner: Member, to: Member) -> None:
         """Have `owner` give these up in order, and `to` (it may be the same) get them."""

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._model._moments import StartFrom, milliseconds
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["PartitionLog"]
@@ -55,6 +56,26 @@ class PartitionLog:
     def skip(self, count: int) -> None:
         """Move the end by `count` offsets that hold nothing."""
         self.end += count
+
+    def start(self, start_from: StartFrom) -> int | None:
+        """Where that is here; None for the committed offset."""
+        match start_from:
+            case "committed":
+                return None
+            case "earliest":
+                return 0
+            case "latest":
+                return self.end
+            case when:
+                since = self.since(milliseconds(when))
+                return self.end if since is None else since
+
+    def since(self, timestamp: int) -> int | None:
+        """The offset of the first record at or after a time in ms, None if there is none."""
+        for record in self.records:
+            if record.timestamp()[1] >= timestamp:
+                return record.offset()
+        return None
 
     def available(self, position: int) -> int:
         """How many records lie at or after `position`."""

@@ -66,11 +66,12 @@ class Reader:
     # Epochs
 
     def assign(self, partitions: Sequence[AssignedPartition]) -> None:
-        """Read these from the committed offset, or from the first record."""
+        """Read these from their start, the committed offset, or the first record."""
         for assigned in partitions:
             address = TopicPartition(assigned.topic, assigned.partition)
+            position = assigned.committed if assigned.start is None else assigned.start
             self._live[address] = _Live(
-                assigned, self._cluster.log(address), position=assigned.committed or 0
+                assigned, self._cluster.log(address), position=position or 0
             )
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> list[AssignedPartition]:

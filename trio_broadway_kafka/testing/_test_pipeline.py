@@ -21,8 +21,8 @@ from trio_broadway_kafka._model._options import (
     Stages,
     StagesFactory,
     check_stages,
-    check_topics,
 )
+from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._open import Opening
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka.testing._acknowledging import Acks, BatchMode, Pushes, acknowledging

@@ -1,0 +1,148 @@
+"""Where partitions start that do not start from the group's committed offset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_STORED,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition as Native,
+)
+
+from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._kafka._reports import Reports, logger
+from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
+from trio_broadway_kafka._model._moments import StartFrom, milliseconds
+
+__all__ = ["Starts"]
+
+TIMEOUT: Final = 1.0
+"""Seconds of one look-up, during which nothing is polled; it takes a few ms."""
+
+AGAIN: Final = 0.5
+"""Seconds between two tries of one that had no answer."""
+
+
+class Starts:
+    """Looks up ``start_from`` for the first assignment of each partition. Blocks.
+
+    What can't be looked up now waits: nothing may be read of it, from wherever.
+
+    Args:
+        start_from: as in `Session`.
+    """
+
+    def __init__(self, consumer: Consumer, start_from: StartFrom, reports: Reports) -> None:
+        self._consumer = consumer
+        self._start_from = start_from
+        self._reports = reports
+        self._begun: set[TopicPartition] = set()
+        # Assigned and not looked up yet, each with its committed offset.
+        self._waiting: dict[TopicPartition, Native] = {}
+        self._again_at = 0.0
+        self._has_complained = False
+
+    @property
+    def waiting(self) -> list[Native]:
+        """What waits for its start, with the committed offsets."""
+        return list(self._waiting.values())
+
+    def first(self, committed: Iterable[Native]) -> list[Native]:
+        """Those of `committed` that are assigned for the first time, to be looked up."""
+        if self._start_from == "committed":
+            return []
+        return [p for p in committed if TopicPartition(p.topic, p.partition) not in self._begun]
+
+    def assign(
+        self, partitions: Sequence[Native], starts: Mapping[TopicPartition, int]
+    ) -> None:
+        """Assign what librdkafka would assign by itself, with where to start.
+
+        What waits is held at the end: its committed offset may be one that is no longer
+        there, which is fatal under auto.offset.reset=error.
+        """
+        offsets = dict.fromkeys(self._waiting, OFFSET_END) | dict(starts)
+        explicit = [
+            Native(*place, offsets.get(place, OFFSET_STORED))
+            for place in (TopicPartition(p.topic, p.partition) for p in partitions)
+        ]
+        try:
+            self._consumer.incremental_assign(explicit)
+        except KafkaException as error:
+            if error_of(error).name() != "_STATE":
+                raise
+            self._consumer.assign(explicit)  # an eager assignor: these are all there are
+
+    def forget(self, partitions: Iterable[Native]) -> None:
+        """These are not ours any more."""
+        for p in partitions:
+            self._waiting.pop(TopicPartition(p.topic, p.partition), None)
+
+    def is_due(self) -> bool:
+        """Whether what waits is to be looked up again."""
+        return bool(self._waiting) and time.monotonic() >= self._again_at
+
+    def look_up(self, committed: Sequence[Native]) -> dict[TopicPartition, int]:
+        """The starts of these; what is missing among them waits."""
+        for native in committed:
+            self._waiting.setdefault(TopicPartition(native.topic, native.partition), native)
+        found: dict[TopicPartition, int] = {}
+        match self._start_from:
+            case datetime() as when:
+                found = self._offsets(committed, milliseconds(when))
+                # No record at or after it.
+                late = [place for place, offset in found.items() if offset < 0]
+                ends = self._offsets([Native(*place) for place in late], OFFSET_END)
+                found = {p: o for p, o in found.items() if o >= 0} | ends
+            case "earliest":
+                found = self._offsets(committed, OFFSET_BEGINNING)
+            case _:
+                found = self._offsets(committed, OFFSET_END)
+        for place in found:
+            self._begun.add(place)
+            del self._waiting[place]
+        if not self._waiting:
+            self._has_complained = False
+        self._again_at = time.monotonic() + AGAIN
+        return found
+
+    def _offsets(self, partitions: Sequence[Native], at: int) -> dict[TopicPartition, int]:
+        """What the brokers say, of those partitions for which they do.
+
+        Args:
+            partitions: what to ask for.
+            at: milliseconds, or one of the logical offsets, which Kafka takes in their place
+                (https://kafka.apache.org/protocol#The_Messages_ListOffsets).
+        """
+        if not partitions:
+            return {}
+        asked = [Native(p.topic, p.partition, at) for p in partitions]
+        try:
+            answers = self._consumer.offsets_for_times(asked, timeout=TIMEOUT)
+        except KafkaException as exception:
+            self._complain(error_of(exception), asked[0])
+            return {}
+        found: dict[TopicPartition, int] = {}
+        for answer in answers:
+            if answer.error is None:
+                found[TopicPartition(answer.topic, answer.partition)] = answer.offset
+            else:
+                self._complain(answer.error, answer)
+        return found
+
+    def _complain(self, error: KafkaError, about: Native) -> None:
+        doing = f"looking up where {about.topic} [{about.partition}] starts"
+        trouble = failure(error, doing)
+        if not is_retriable(error) and error.name() not in GONE:
+            self._reports.fail(trouble)
+        elif not self._has_complained:
+            self._has_complained = True
+            logger.warning("%s; trying again, nothing is read of it until then", trouble)
