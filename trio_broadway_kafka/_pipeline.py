@@ -173,8 +173,6 @@ class Pipeline:
         self._assignment.add(partitions)
         self._share_anew()
         self._assigned.value = True
-        if self._finished is not None and any(p.to_commit is not None for p in partitions):
-            self._finished()  # where it starts is to be committed
 
     def revoking(
         self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
