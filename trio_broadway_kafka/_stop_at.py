@@ -201,7 +201,7 @@ class StopAt:
             and offset >= self._stops.awaited(place)
             and (
                 now >= self._trust_at
-                or place in self.client.begun
+                or place in self.client.committed
                 or offset != self._before.get(place)
             )
         }

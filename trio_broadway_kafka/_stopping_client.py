@@ -38,11 +38,11 @@ class StoppingClient:
         stops: where its partitions end.
 
     Attributes:
-        begun: the partitions that were assigned to it so far.
+        committed: the partitions of which it has committed something.
     """
 
     def __init__(self, client: KafkaClient, stops: Stops) -> None:
-        self.begun: set[TopicPartition] = set()
+        self.committed: set[TopicPartition] = set()
         self._client = client
         self._stops = stops
         self._events: ClientEvents
@@ -84,7 +84,9 @@ class StoppingClient:
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """See `KafkaClient`."""
-        return await self._client.commit(offsets)
+        committed = await self._client.commit(offsets)
+        self.committed.update(TopicPartition(c.topic, c.partition) for c in committed)
+        return committed
 
     def release(
         self,
@@ -149,7 +151,6 @@ class StoppingClient:
         """See `ClientEvents`."""
         for assigned in partitions:
             place = TopicPartition(assigned.topic, assigned.partition)
-            self.begun.add(place)
             base = assigned.committed if assigned.start is None else assigned.start
             stop = self._stops.stop(place)
             if base is not None and stop is not None and base >= stop:

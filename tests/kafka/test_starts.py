@@ -20,7 +20,7 @@ from confluent_kafka import (
 
 from trio_broadway_kafka import KafkaFailure
 from trio_broadway_kafka._kafka import _starts
-from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._partitions import Partitions
 from trio_broadway_kafka._kafka._reports import Reports
@@ -216,6 +216,20 @@ def test_a_refusal_fails_the_client_and_names_the_partition(clock: Clock) -> Non
     assert isinstance(failure, KafkaFailure)
     assert "where t [0] starts" in str(failure)
     assert scene.waiting == [0]
+
+
+def test_without_a_commit_since_the_same_start_counts_again(clock: Clock) -> None:
+    scene = Scene("latest")
+    scene.consumer.offsets = {(T0, OFFSET_END): 5, (T1, OFFSET_END): 7}
+    committed = [Native(*T0, 2), Native(*T1)]
+    scene.starts.look_up(scene.starts.first(committed))
+    scene.consumer.calls.clear()
+    assert scene.starts.again(committed) == {T0: 5, T1: 7}
+    assert scene.starts.again([Native(*T0, 3), Native(*T1, 0)]) == {}, "another has committed"
+    scene.starts.committed([OffsetCommit(*T0, 1, 2)])
+    assert scene.starts.again(committed) == {T1: 7}
+    assert scene.starts.first(committed) == []
+    assert scene.consumer.calls == []
 
 
 @pytest.mark.parametrize("eager", [False, True])

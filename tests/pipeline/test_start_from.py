@@ -70,7 +70,9 @@ async def broker(autojump_clock: trio.testing.MockClock) -> FakeBroker:
         (_at(1e9), 12),
     ],
 )
-async def test_it_starts_there(broker: FakeBroker, start_from: Any, first: int) -> None:
+async def test_it_starts_there(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock, start_from: Any, first: int
+) -> None:
     broker.produce("t", b"v", b"w", timestamp=10_000)
     seen = Seen()
     async with _open(broker, seen, start_from=start_from) as pipeline:
@@ -83,11 +85,12 @@ async def test_it_starts_there(broker: FakeBroker, start_from: Any, first: int) 
 
 async def test_a_replay_commits_lower_offsets_and_then_never_goes_back(
     broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     seen = Seen(work=1)
     before = len(broker.commits)
-    async with _open(broker, seen, start_from="earliest") as pipeline:
-        await trio.sleep(3.5)
+    async with _open(broker, seen, start_from="earliest", commit_interval=0.5) as pipeline:
+        await trio.sleep(3.75)
         (partition,) = pipeline.statistics().partitions
         assert (partition.committed, partition.end, partition.lag) == (3, 10, 7)
         await pipeline.wait_caught_up()
@@ -96,7 +99,9 @@ async def test_a_replay_commits_lower_offsets_and_then_never_goes_back(
     assert (offsets[0], offsets[-1]) == (0, 10)
 
 
-async def test_wait_caught_up_waits_for_the_replay(broker: FakeBroker) -> None:
+async def test_wait_caught_up_waits_for_the_replay(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock
+) -> None:
     async with _open(broker, Seen(work=1), start_from="earliest") as pipeline:
         opened_at = trio.current_time()
         await pipeline.wait_caught_up()
@@ -106,7 +111,11 @@ async def test_wait_caught_up_waits_for_the_replay(broker: FakeBroker) -> None:
 @pytest.mark.parametrize("interval", [1.0, 0.0])
 @pytest.mark.parametrize(("start_from", "committed"), [("earliest", 0), (_at(4), 4)])
 async def test_the_start_is_committed_while_nothing_has_been_handled_yet(
-    broker: FakeBroker, start_from: Any, committed: int, interval: float
+    broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
+    start_from: Any,
+    committed: int,
+    interval: float,
 ) -> None:
     async with _open(
         broker,
@@ -123,6 +132,7 @@ async def test_the_start_is_committed_while_nothing_has_been_handled_yet(
 
 async def test_a_restart_from_committed_goes_on_where_the_replay_was_left(
     broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     replay, rest = Seen(work=1), Seen()
     async with _open(broker, replay, start_from="earliest", commit_interval=math.inf):
@@ -134,6 +144,7 @@ async def test_a_restart_from_committed_goes_on_where_the_replay_was_left(
 
 async def test_a_latest_is_where_the_end_was_at_the_first_assignment(
     broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with _open(broker, Seen(), start_from="latest", commit_interval=math.inf) as pipeline:
         await pipeline.wait_assigned()
@@ -145,7 +156,9 @@ async def test_a_latest_is_where_the_end_was_at_the_first_assignment(
     assert seen.offsets == {0: [10]}
 
 
-async def test_a_rebalance_does_not_start_over(broker: FakeBroker) -> None:
+async def test_a_rebalance_does_not_start_over(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock
+) -> None:
     seen, client = Seen(work=1), broker.client()
     async with _open(broker, seen, client=client, start_from="earliest") as pipeline:
         await trio.sleep(3.5)
@@ -157,6 +170,7 @@ async def test_a_rebalance_does_not_start_over(broker: FakeBroker) -> None:
 
 async def test_a_partition_that_is_taken_away_before_anything_was_handled_moves_its_start(
     broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     seen, client, other = Seen(), broker.client(), broker.client()
     async with _open(
@@ -169,7 +183,9 @@ async def test_a_partition_that_is_taken_away_before_anything_was_handled_moves_
     assert seen.offsets == {0: list(range(10))}
 
 
-async def test_each_member_starts_its_own_first_assignment_over(broker: FakeBroker) -> None:
+async def test_each_member_starts_its_own_first_assignment_over(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock
+) -> None:
     first, second = broker.client(), broker.client()
     one, two = Seen(work=1), Seen(work=1)
     async with _open(broker, one, client=first, start_from="earliest"):
@@ -183,7 +199,7 @@ async def test_each_member_starts_its_own_first_assignment_over(broker: FakeBrok
 
 @pytest.mark.parametrize("error", ["LEADER_NOT_AVAILABLE", "_TIMED_OUT"])
 async def test_nothing_is_read_until_kafka_tells_where_to_start(
-    broker: FakeBroker, error: str
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock, error: str
 ) -> None:
     seen = Seen()
     broker.fail_next("offsets", error, times=50)
@@ -195,7 +211,9 @@ async def test_nothing_is_read_until_kafka_tells_where_to_start(
     assert seen.offsets == {0: [4, 5, 6, 7, 8, 9]}
 
 
-async def test_a_refusal_ends_the_pipeline(broker: FakeBroker) -> None:
+async def test_a_refusal_ends_the_pipeline(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock
+) -> None:
     seen = Seen()
     broker.fail_next("offsets", "TOPIC_AUTHORIZATION_FAILED")
     with pytest.RaisesGroup(pytest.RaisesExc(KafkaFailure, match="TOPIC_AUTHORIZATION_FAILED")):
@@ -203,3 +221,56 @@ async def test_a_refusal_ends_the_pipeline(broker: FakeBroker) -> None:
             await trio.sleep_forever()
     assert seen.offsets == {}
     assert broker.committed("t", 0) == 10
+
+
+async def test_a_partition_that_was_lost_before_the_first_commit_starts_there_again(
+    broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen, client = Seen(work=1), broker.client()
+    async with _open(
+        broker, seen, client=client, start_from="earliest", commit_interval=100
+    ) as pipeline:
+        await trio.sleep(3.5)
+        broker.produce("t", b"later")
+        broker.lose(client)
+        await trio.sleep(1)
+        await pipeline.wait_caught_up()
+    assert seen.offsets == {0: [0, 1, 2, *range(11)]}
+
+
+@pytest.mark.parametrize("seconds", [3.5, 20])
+async def test_one_that_was_lost_later_goes_on_from_the_committed_offset(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock, seconds: float
+) -> None:
+    # After 20 s as much is committed as before the replay.
+    seen, client = Seen(work=1), broker.client()
+    async with _open(broker, seen, client=client, start_from="earliest") as pipeline:
+        await trio.sleep(seconds)
+        committed = broker.committed("t", 0)
+        seen.offsets.clear()
+        broker.produce("t", b"later")
+        broker.lose(client)
+        await trio.sleep(1)
+        await pipeline.wait_caught_up()
+    assert seen.offsets == {0: [*range(committed or 0, 11)]}
+
+
+async def test_one_that_was_lost_to_a_member_that_has_committed_goes_on_behind_that(
+    broker: FakeBroker,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen, client, other = Seen(work=1), broker.client(), broker.client()
+    broker.produce("t", b"w")
+    async with _open(
+        broker, seen, client=client, start_from="earliest", commit_interval=100
+    ) as pipeline:
+        await trio.sleep(3.5)
+        async with _open(broker, Seen(), client=other):
+            broker.lose(client, to=other)
+            await broker.wait_committed("t", 0, 11)
+        seen.offsets.clear()
+        broker.produce("t", b"x")
+        await trio.sleep(1)
+        await pipeline.wait_caught_up()
+    assert seen.offsets == {0: [11]}

@@ -60,7 +60,8 @@ class Session:
     Attributes:
         topics: names, or patterns that start with ``^`` (see `matching`).
         start_from: where the first assignment of a partition to this client starts. Later
-            ones start from the committed offset.
+            ones start from the committed offset; but as long as neither this client nor any
+            other has committed anything of it since, there again.
         create_topics: make missing topics with the broker's defaults.
         open_timeout: until the broker has answered and every named topic exists.
         revoke_timeout: how long the draining of revoked partitions may take.

@@ -97,6 +97,7 @@ class Commits:
     Args:
         live: those of some offsets whose epoch has not ended.
         gone: told of a topic that was deleted.
+        done: told of what was committed.
     """
 
     def __init__(
@@ -104,10 +105,12 @@ class Commits:
         consumer: Consumer,
         live: Callable[[Sequence[OffsetCommit]], list[OffsetCommit]],
         gone: Callable[[str], None],
+        done: Callable[[Sequence[OffsetCommit]], None],
     ) -> None:
         self._consumer = consumer
         self._live = live
         self._gone = gone
+        self._done = done
         self._waiting: deque[Commit] = deque()
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
@@ -177,6 +180,8 @@ class Commits:
         When one topic of several was deleted, librdkafka reports the error for them all,
         though the others' offsets were committed.
         """
+        if not isinstance(result, Exception):
+            self._done(result)
         if not (isinstance(result, KafkaFailure) and result.code in GONE):
             commit.answer(result)
             return []

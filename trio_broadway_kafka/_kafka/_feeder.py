@@ -92,9 +92,11 @@ class Feeder:
         self._to_trio = post
         self._first_offset = first_offset
         self._partitions = Partitions(consumer)
-        self._starts = Starts(consumer, session.start_from, reports)
         self._reader = Reader(consumer, self._partitions, reports)
-        self._commits = Commits(consumer, self._partitions.live, reports.gone)
+        self._starts = Starts(consumer, session.start_from, reports)
+        self._commits = Commits(
+            consumer, self._partitions.live, reports.gone, self._starts.committed
+        )
         guard = reports.guard
         self._membership = Membership(
             consumer,
@@ -297,13 +299,13 @@ class Feeder:
             known = all(p.error is None for p in committed)
         except KafkaException as error:
             logger.warning("asking for committed offsets: %s", error_of(error).str())
+        starts = self._starts.again(committed) if known else {}
         if first := self._starts.first(committed):
-            starts = self._starts.look_up(first)
+            starts |= self._starts.look_up(first)
+        if first or starts:
             self._starts.assign(partitions, starts)
             self._partitions.pause_unowned(self._starts.waiting)
-            self._assign(committed, starts, known=known)
-        else:
-            self._assign(committed, {}, known=known)
+        self._assign(committed, starts, known=known)
 
     def _assign(
         self, committed: Iterable[Native], starts: Mapping[TopicPartition, int], *, known: bool

@@ -17,7 +17,7 @@ from confluent_kafka import (
     TopicPartition as Native,
 )
 
-from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
 from trio_broadway_kafka._kafka._reports import Reports, logger
 from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
 from trio_broadway_kafka._model._moments import StartFrom, milliseconds
@@ -34,7 +34,9 @@ AGAIN: Final = 0.5
 class Starts:
     """Looks up ``start_from`` for the first assignment of each partition. Blocks.
 
-    What can't be looked up now waits: nothing may be read of it, from wherever.
+    What can't be looked up now waits: nothing may be read of it, from wherever. A partition
+    that was lost before anything of it was committed has not been started in the group's
+    eyes: it starts there again.
 
     Args:
         start_from: as in `Session`.
@@ -44,7 +46,8 @@ class Starts:
         self._consumer = consumer
         self._start_from = start_from
         self._reports = reports
-        self._begun: set[TopicPartition] = set()
+        # Where each has started and what was committed then; None once a commit counts.
+        self._begun: dict[TopicPartition, tuple[int, int] | None] = {}
         # Assigned and not looked up yet, each with its committed offset.
         self._waiting: dict[TopicPartition, Native] = {}
         self._again_at = 0.0
@@ -60,6 +63,23 @@ class Starts:
         if self._start_from == "committed":
             return []
         return [p for p in committed if TopicPartition(p.topic, p.partition) not in self._begun]
+
+    def again(self, committed: Iterable[Native]) -> dict[TopicPartition, int]:
+        """The starts of those whose earlier assignments have left no commit behind."""
+        found: dict[TopicPartition, int] = {}
+        for native in committed:
+            place = TopicPartition(native.topic, native.partition)
+            begun = self._begun.get(place)
+            if begun is not None and begun[1] == native.offset:
+                found[place] = begun[0]
+        return found
+
+    def committed(self, offsets: Sequence[OffsetCommit]) -> None:
+        """These were committed: from now on the committed offset is where they start."""
+        for offset in offsets:
+            place = TopicPartition(offset.topic, offset.partition)
+            if place in self._begun:
+                self._begun[place] = None
 
     def assign(
         self, partitions: Sequence[Native], starts: Mapping[TopicPartition, int]
@@ -106,9 +126,8 @@ class Starts:
                 found = self._offsets(committed, OFFSET_BEGINNING)
             case _:
                 found = self._offsets(committed, OFFSET_END)
-        for place in found:
-            self._begun.add(place)
-            del self._waiting[place]
+        for place, start in found.items():
+            self._begun[place] = (start, self._waiting.pop(place).offset)
         if not self._waiting:
             self._has_complained = False
         self._again_at = time.monotonic() + AGAIN

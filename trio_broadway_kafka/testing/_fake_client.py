@@ -23,6 +23,7 @@ from trio_broadway_kafka.testing._fake_commits import Answer, Commit, CommitQueu
 from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_questions import Questions
 from trio_broadway_kafka.testing._fake_reader import Reader
+from trio_broadway_kafka.testing._fake_starts import Starts
 
 __all__ = ["FakeClient"]
 
@@ -44,11 +45,11 @@ class FakeClient(Questions):
         self.group: Group = cluster.group(group)
         self._name = name
         self._reader = Reader(cluster)
-        self._requests = CommitQueue(cluster, group, self._reader.live)
+        self._starts = Starts(cluster, self.group)
+        self._requests = CommitQueue(cluster, group, self._reader.live, self._starts.committed)
         self._commands: deque[Callable[[], None]] = deque()
         self._revoking: dict[TopicPartition, int] = {}
         self._epoch = 0
-        self._begun: set[TopicPartition] = set()
         self._started = False
         self._has_joined = False
         self._asked_to_stop = False
@@ -297,14 +298,13 @@ class FakeClient(Questions):
         taken: list[AssignedPartition] = []
         for partition in partitions:
             try:
-                start = self._start_of(partition)
+                start = self._starts.start(partition, self._session.start_from)
             except KafkaFailure as failure:
                 if failure.retriable:  # by the next poll
                     continue
                 self._stopping = True
                 self._events.failed(failure)
                 return
-            self._begun.add(partition)
             self._epoch += 1
             self.group.take(self._member, partition, self._epoch)
             stored = self.group.committed.get(partition)

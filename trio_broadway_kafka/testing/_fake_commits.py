@@ -46,6 +46,7 @@ class CommitQueue:
 
     Args:
         live: those of some offsets whose epoch has not ended.
+        done: told of what was committed.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class CommitQueue:
         cluster: Cluster,
         group: str,
         live: Callable[[Sequence[OffsetCommit]], list[OffsetCommit]],
+        done: Callable[[Sequence[OffsetCommit]], None],
     ) -> None:
         self._cluster = cluster
         self._group = group
         self._live = live
+        self._done = done
         self._waiting: deque[Commit] = deque()
         self._sent: Commit | None = None
         self._sent_offsets: list[OffsetCommit] = []
@@ -90,6 +93,7 @@ class CommitQueue:
                 commit.answered(failure)
             else:
                 self._log_gone({offset.topic for offset in self._sent_offsets})
+                self._done(done)
                 commit.answered(done)
 
     def _log_gone(self, topics: set[str]) -> None:

@@ -24,7 +24,6 @@ class Questions:
     _session: Session
     _member: Member
     _has_joined: bool
-    _begun: set[TopicPartition]
 
     def _check_open(self) -> None:
         raise NotImplementedError
@@ -127,15 +126,3 @@ class Questions:
         if not self._member.fenced:
             self.group.subscribe(self._member, session.topics)
         self._cluster.changed()
-
-    def _start_of(self, partition: TopicPartition) -> int | None:
-        """Where the first assignment of a partition starts, None for the committed offset.
-
-        Raises:
-            KafkaFailure: the broker did not tell.
-        """
-        if self._session.start_from == "committed" or partition in self._begun:
-            return None
-        if failure := self._cluster.next_failure("offsets"):
-            raise failure
-        return self._cluster.log(partition).start(self._session.start_from)
