@@ -107,6 +107,10 @@ class Feeder:
     def fetch(self, count: int) -> None:
         self._wanted = count
 
+    def still(self, epochs: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+        """Those whose epoch has not ended."""
+        return self._partitions.still(epochs)
+
     def pause(self, places: Sequence[TopicPartition]) -> None:
         self._partitions.pause(places)
 

@@ -101,11 +101,17 @@ class FakeClient:
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop delivering these, from the next poll on."""
-        self._post(partial(self._reader.pause, tuple(partitions)))
+        meant = self._reader.epochs_of(partitions)
+        self._post(lambda: self._reader.pause(self._reader.still(meant)))
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
         """Deliver these again; an offset is where to."""
-        self._post(partial(self._reader.resume, dict(positions)))
+        copy, meant = dict(positions), self._reader.epochs_of(positions)
+        self._post(
+            lambda: self._reader.resume(
+                {place: copy[place] for place in self._reader.still(meant)}
+            )
+        )
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """Commit what is of live epochs; requests reach the broker in the order sent.

@@ -94,6 +94,19 @@ class Reader:
             and live.assigned.epoch == commit.epoch
         ]
 
+    def epochs_of(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The epochs of those of these partitions that are live."""
+        return {
+            partition: live.assigned.epoch
+            for partition in partitions
+            if (live := self._live.get(partition))
+        }
+
+    def still(self, epochs: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+        """Those whose epoch has not ended."""
+        now = self.epochs_of(epochs)
+        return [partition for partition in now if now[partition] == epochs[partition]]
+
     # Asking
 
     def reserve(self, count: int) -> None:
