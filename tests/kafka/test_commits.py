@@ -42,7 +42,8 @@ def commit(consumer: StubConsumer, *, now: bool) -> tuple[Any, list[str]]:
     """What is told of a commit of both, and the topics that are said to be gone."""
     told: list[Any] = []
     gone: list[str] = []
-    commits = Commits(cast(Consumer, consumer), list, gone.append)
+    done: list[OffsetCommit] = []
+    commits = Commits(cast(Consumer, consumer), list, gone.append, done.extend)
     one = Commit((HERE, GONE), told.append)
     if now:
         commits.now(one)
@@ -52,6 +53,7 @@ def commit(consumer: StubConsumer, *, now: bool) -> tuple[Any, list[str]]:
         while commits:
             commits.on_commit(consumer.error(), [])
     (result,) = told
+    assert done == ([] if isinstance(result, Exception) else result)
     return result, gone
 
 

@@ -31,10 +31,12 @@ from trio_broadway_kafka._kafka._client import (
 )
 from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
+from trio_broadway_kafka._kafka._confluent import ConfluentClient
 from trio_broadway_kafka._kafka._feeder import Command, Feeder
 from trio_broadway_kafka._kafka._membership import Membership
 from trio_broadway_kafka._kafka._reports import Reports
 from trio_broadway_kafka._kafka._starts import Starts
+from trio_broadway_kafka._kafka._told import Told
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 CONFIG = ClientConfig({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
@@ -432,6 +434,23 @@ def test_a_seek_drops_what_was_kept_from_before(scene: Scene) -> None:
     scene.consumer.ready = [message(T0, 9)]
     scene.turn()
     assert scene.offsets() == [(0, 9)]
+
+
+def test_a_command_that_was_given_before_a_loss_was_told_is_not_for_the_next_epoch(
+    scene: Scene,
+) -> None:
+    client = ConfluentClient({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
+    client._events = told = Told(scene)
+    scene.own(T0, T1)
+    told.assigned([*scene.owned.values()])
+    client.pause([T0])
+    client.resume({T0: 9, T1: 8})
+    scene.rebalance("lost", T0)
+    scene.own(T0)
+    while not client._commands.empty():
+        client._commands.get()(scene.feeder)
+    scene.turn()
+    assert scene.consumer.named("pause", "seek") == [("seek", 1, 8)]
 
 
 def test_a_pause_does_not_outlive_its_epoch(scene: Scene) -> None:

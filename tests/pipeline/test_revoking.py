@@ -286,3 +286,26 @@ async def test_resuming_what_is_not_paused_repeats_nothing(
             pipeline.resume("t", 0)
             await trio.sleep(0.25)
         assert handled == list(range(15))
+
+
+async def test_resuming_in_the_moment_of_a_loss_skips_nothing_of_the_next_assignment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 5)
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        if trio.current_time() < 1:
+            await trio.sleep(math.inf)
+        handled.append(message.offset)
+
+    one = broker.client()
+    async with _open(one, Stages(handle_message=handle), max_in_flight=5) as pipeline:
+        await trio.sleep(1)
+        pipeline.pause("t", 0)
+        await trio.sleep(1)
+        broker.lose(one)
+        pipeline.resume("t", 0)
+        await broker.wait_committed("t", 0, 5)
+    assert handled == [0, 1, 2, 3, 4]

@@ -604,6 +604,23 @@ async def test_a_loss_during_a_revoke_is_told_before_the_partition_is_assigned_a
     assert await member.commit(member.events.owned[P1], 1) != []
 
 
+async def test_a_pause_and_a_resume_for_what_has_been_lost_are_not_for_the_next_epoch(
+    broker: FakeBroker, start: Start, autojump_clock: MockClock
+) -> None:
+    member = await start_owner(start)
+    for partition in (0, 1):
+        broker.produce("t", b"0", b"1", b"2", partition=partition)
+    broker.lose(member.client)
+    member.client.pause([P0])
+    member.client.resume({P1: 2})
+    await member.events.until(lambda: len(member.events.assignments) == 2)
+    for _ in range(3):
+        member.open_fetch()
+        await trio.sleep(1)
+    for partition in (P0, P1):
+        assert [m.offset() for m in member.events.messages(partition)] == [0, 1, 2]
+
+
 async def test_a_client_frozen_beyond_its_session_loses_everything_and_joins_anew(
     broker: FakeBroker, start: Start, autojump_clock: MockClock
 ) -> None:

@@ -215,7 +215,8 @@ class KafkaClient(Protocol):
         """Stop delivering these, from the next poll on; idempotent.
 
         What was polled before it took effect is still delivered. A new assignment of a
-        partition starts unpaused. Partitions not ours are ignored.
+        partition starts unpaused: this is meant for those that `ClientEvents.assigned` has
+        told of, and so is `resume`. Partitions not ours are ignored.
         """
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:

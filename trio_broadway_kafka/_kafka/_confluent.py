@@ -31,6 +31,7 @@ from trio_broadway_kafka._kafka._opening import Opening
 from trio_broadway_kafka._kafka._questions import Questions, Waiter
 from trio_broadway_kafka._kafka._reports import Reports, logger
 from trio_broadway_kafka._kafka._subscribing import Subscribing
+from trio_broadway_kafka._kafka._told import Told
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["ConfluentClient"]
@@ -56,7 +57,7 @@ class ConfluentClient(Questions):
         super().__init__(self._config, Admin(self._config, self._reports))
         self._feeder: Feeder | None = None
         self._subscribing: Subscribing | None = None
-        self._events: ClientEvents | None = None
+        self._events: Told | None = None
         self._closing = trio.CancelScope()
         self._close_timeout = 0.0
         self._stopped = False
@@ -86,14 +87,14 @@ class ConfluentClient(Questions):
         self.check(session)
         if self._events is not None:
             raise RuntimeError("a client runs once")
-        self._events = events
+        self._events = told = Told(events)
         self._token = trio.lowlevel.current_trio_token()
         self._close_timeout = session.close_timeout
         # Threads of our own: with the program's forty all taken we could not be stopped.
         limiter = trio.CapacityLimiter(1)
         try:
             with self._closing:
-                opened = await self._connect(events, session, limiter)
+                opened = await self._connect(told, session, limiter)
                 if opened is None:
                     return
                 feeder, names = opened
@@ -127,13 +128,18 @@ class ConfluentClient(Questions):
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """See `KafkaClient.pause`."""
-        places = tuple(partitions)
-        self._commands.put(lambda feeder: feeder.pause(places))
+        meant = self._told_of(partitions)
+        self._commands.put(lambda feeder: feeder.pause(feeder.still(meant)))
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
         """See `KafkaClient.resume`."""
-        copy = dict(positions)
-        self._commands.put(lambda feeder: feeder.resume(copy))
+        copy, meant = dict(positions), self._told_of(positions)
+        self._commands.put(
+            lambda feeder: feeder.resume({place: copy[place] for place in feeder.still(meant)})
+        )
+
+    def _told_of(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {} if self._events is None else self._events.epochs_of(partitions)
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """See `KafkaClient.commit`. One that is cancelled before it was sent is not sent."""

@@ -49,7 +49,6 @@ COMMITTED_TIMEOUT: Final = 3.0
 Post = Callable[..., bool]
 """Calls a function in trio's thread soon, in order; False once trio's loop is gone."""
 
-
 Command = Callable[["Feeder"], None]
 
 
@@ -107,6 +106,7 @@ class Feeder:
             },
             classic=classic,
         )
+        self.still = self._partitions.still  # for who means an epoch
         self._revoking: dict[TopicPartition, Owned] | None = None
         # Demand. Resting from the start: nothing is prefetched before it is asked for.
         self._wanted = 0
@@ -123,8 +123,7 @@ class Feeder:
         self._partitions.pause(places)
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
-        moved = self._partitions.resume(positions)
-        if moved:
+        if moved := self._partitions.resume(positions):
             self._reader.forget(moved)
 
     def commit(self, commit: Commit) -> None:

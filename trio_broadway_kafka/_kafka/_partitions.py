@@ -85,6 +85,14 @@ class Partitions:
             and owned.assigned.epoch == o.epoch
         ]
 
+    def still(self, epochs: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+        """Those of these partitions whose epoch has not ended."""
+        return [
+            place
+            for place, epoch in epochs.items()
+            if (owned := self._owned.get(place)) is not None and owned.assigned.epoch == epoch
+        ]
+
     def pick(self, partitions: Iterable[Native]) -> list[Owned]:
         """The assignments of those that are ours."""
         found = (self.get(p.topic, p.partition) for p in partitions)

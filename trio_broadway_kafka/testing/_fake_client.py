@@ -108,11 +108,11 @@ class FakeClient(Questions):
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop delivering these, from the next poll on."""
-        self._post(partial(self._reader.pause, tuple(partitions)))
+        self._post(self._reader.pausing(partitions))
 
     def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
         """Deliver these again; an offset is where to."""
-        self._post(partial(self._reader.resume, dict(positions)))
+        self._post(self._reader.resuming(positions))
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """Commit what is of live epochs; requests reach the broker in the order sent.

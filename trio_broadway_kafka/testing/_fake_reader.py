@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -114,20 +114,35 @@ class Reader:
     def has_open_fetch(self) -> bool:
         return self._count > 0
 
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver neither messages nor ends of these."""
-        for partition in partitions:
-            if live := self._live.get(partition):
+    # What is done later is meant for the assignments of now: one poll may end one of them and
+    # begin another, and a position of the old one would skip messages there.
+
+    def pausing(self, partitions: Iterable[TopicPartition]) -> Callable[[], None]:
+        """Deliver neither messages nor ends of these, from when that is called on."""
+        meant = [self._live[partition] for partition in partitions if partition in self._live]
+
+        def pause() -> None:
+            for live in meant:
                 live.paused = True
 
-    def resume(self, positions: Mapping[TopicPartition, int | None]) -> None:
+        return pause
+
+    def resuming(self, positions: Mapping[TopicPartition, int | None]) -> Callable[[], None]:
         """Deliver these again. As with Kafka, an end that still holds is reported again."""
-        for partition, offset in positions.items():
-            if live := self._live.get(partition):
+        meant = [
+            (self._live[partition], offset)
+            for partition, offset in positions.items()
+            if partition in self._live
+        ]
+
+        def resume() -> None:
+            for live, offset in meant:
                 live.paused = False
                 live.end_reported = None
                 if offset is not None:
                     live.position = offset
+
+        return resume
 
     # Delivering
 
