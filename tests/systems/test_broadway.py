@@ -670,3 +670,29 @@ async def test_introspection_topology_tells_stages_and_whether_it_runs(
         (batcher,) = stages.batchers
         assert (batcher.name, batcher.size, batcher.timeout) == ("default", 3, 2)
     assert pipeline.topology().state == "closed"
+
+
+async def test_processors_prepare_messages_gets_the_list_before_any_of_it_is_handled(
+    autojump_clock: MockClock,
+) -> None:
+    lookups: list[list[bytes | None]] = []
+
+    async def prepare(messages: list[Message]) -> None:
+        lookups.append([message.value for message in messages])
+        for message in messages:
+            message.data = len(lookups)
+
+    times: Times = []
+
+    async def handle(message: Message) -> None:
+        times.append((message.offset, message.data))
+
+    broker = broker_with(b"a", b"b", b"c")
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(prepare_messages=prepare, handle_message=handle),
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+    assert lookups == [[b"a", b"b", b"c"]]
+    assert times == [(0, 1), (1, 1), (2, 1)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
@@ -195,3 +197,70 @@ async def test_revoke_drops_what_waits_and_waits_for_what_is_in_flight(
         await flow.finish(1)
         assert flow.broker.committed("t", 0) == 2
         assert flow.started == [0, 1, 2, 3]  # of the next assignment, from there on
+
+
+async def test_offset_reset_policy_a_timestamp_starts_at_the_first_record_since_then(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    for hours in range(-2, 3):
+        at = since + timedelta(hours=hours)
+        broker.produce("t", b"v", timestamp=round(at.timestamp() * 1000))
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=handle),
+        start_from=since,
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+    assert handled == [2, 3, 4]
+
+
+async def test_begin_offset_reset_starts_at_the_policy_whatever_was_committed(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 4)
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+
+    for _ in range(2):
+        async with open_pipeline(
+            client=broker.client(),
+            topics=["t"],
+            stages=Stages(handle_message=handle),
+            start_from="earliest",
+        ) as pipeline:
+            await pipeline.wait_caught_up()
+    assert handled == [0, 1, 2, 3] * 2
+
+
+async def test_topics_are_changed_while_it_runs(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(topics={"a": 1, "b": 1, "c": 1})
+    handled: list[str] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.topic)
+
+    async with open_pipeline(
+        client=broker.client(), topics=["a", "b"], stages=Stages(handle_message=handle)
+    ) as pipeline:
+        for topic in "abc":
+            broker.produce(topic, b"first")
+        await broker.wait_committed("a", 0, 1)
+        await broker.wait_committed("b", 0, 1)
+        await pipeline.subscribe(["b", "c"])
+        for topic in "abc":
+            broker.produce(topic, b"second")
+        await broker.wait_committed("b", 0, 2)
+        await broker.wait_committed("c", 0, 2)
+        assert pipeline.topology().topics == ("b", "c")
+    assert Counter(handled) == {"a": 1, "b": 2, "c": 2}

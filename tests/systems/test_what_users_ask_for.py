@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from statistics import median
 
 import pytest
@@ -20,8 +21,11 @@ from trio_broadway_kafka import (
     Batcher,
     KafkaFailure,
     Message,
+    Skip,
     Stages,
+    Stop,
     open_pipeline,
+    run_pipeline,
 )
 from trio_broadway_kafka.testing import FakeBroker, KafkaBroker, open_test_pipeline
 
@@ -319,3 +323,70 @@ async def test_a_topic_that_is_deleted_stops_nothing_and_one_of_its_name_is_read
             await produced_and_handled(kafka_topic, 0)
             await produced_and_handled(other, 1)
     kafka_broker.delete_topic(other)
+
+
+async def test_a_pipeline_ends_when_it_has_read_everything(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(topics={"t": 3})
+    for partition in (0, 1):  # the third one is empty
+        broker.produce("t", *[b"v"] * 100, partition=partition)
+    handled: list[tuple[int, int]] = []
+
+    async def handle(message: Message) -> None:
+        if not handled:
+            broker.produce("t", b"too late", partition=0)
+        handled.append((message.partition, message.offset))
+
+    await run_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=handle),
+        stop_at="end",
+    )
+    expected = [(partition, offset) for partition in (0, 1) for offset in range(100)]
+    assert sorted(handled) == expected
+    assert [broker.committed("t", partition) for partition in (0, 1)] == [100, 100]
+
+
+async def test_a_replay_of_a_stretch_of_time(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for minutes in range(60):
+        at = noon + timedelta(minutes=minutes)
+        broker.produce("t", b"v", timestamp=round(at.timestamp() * 1000))
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+
+    await run_pipeline(
+        client=broker.client("replay"),
+        topics=["t"],
+        stages=Stages(handle_message=handle),
+        start_from=noon + timedelta(minutes=10),
+        stop_at=noon + timedelta(minutes=15),
+    )
+    assert handled == [10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("stops", [True, False], ids=["stop", "skip"])
+async def test_what_a_failure_does_is_the_pipelines_to_say(
+    stops: bool, autojump_clock: MockClock
+) -> None:
+    """30, 91, 103."""
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", b"good", b"bad", b"good")
+
+    async def handle(message: Message) -> None:
+        if message.value == b"bad":
+            raise LookupError
+
+    stages = Stages(handle_message=handle, on_failure=Stop() if stops else Skip())
+    raised = False
+    try:
+        async with open_pipeline(
+            client=broker.client(), topics=["t"], stages=stages
+        ) as pipeline:
+            await pipeline.wait_caught_up()
+    except* LookupError:
+        raised = True
+    assert (raised, broker.committed("t", 0)) == ((True, 1) if stops else (False, 3))
