@@ -1,3 +1,15 @@
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ["pytester", "trio_broadway_kafka.testing.pytest_plugin"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a real Kafka, by its fixtures: see the session `tests` in noxfile.py."""
+    for item in items:
+        if "kafka_broker" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_kafka")
+            if item.path.parent.name == "broker":
+                item.add_marker("pipeline_on_kafka")

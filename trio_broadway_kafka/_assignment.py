@@ -243,6 +243,11 @@ class Assignment:
         if self.batchers.stages and self.is_idle():
             self.batchers.relieve()
 
+    def flush_if_idle(self, partitions: Collection[PartitionOffsets]) -> None:
+        """No more will come of these: let their batches leave, unless more goes into them."""
+        if self.batchers.stages and self.is_idle():
+            self.batchers.flush("drain", partitions)
+
     def is_idle(self) -> bool:
         """Whether nothing is being handled, or about to."""
         return (
@@ -313,8 +318,7 @@ class Assignment:
     async def cut_off(self, partitions: Collection[PartitionOffsets]) -> int:
         """Cancel the handlers of these partitions. Returns how many messages they had."""
         running = self.processors.handling(partitions)
-        left = sum(processor.message is not None for processor in running)
-        left += self._cut_off(partitions)
+        left = sum(one.message is not None for one in running) + self._cut_off(partitions)
         with trio.move_on_after(UNWIND):
             await self.processors.wait_done(partitions)
             await self.batchers.wait_done(partitions)

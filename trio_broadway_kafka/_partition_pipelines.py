@@ -214,6 +214,12 @@ class PartitionPipelines:
             _, assignment = min(opened, key=itemgetter(0))
             assignment.batchers.relieve()
 
+    def flush_if_idle(self, partitions: Collection[PartitionOffsets]) -> None:
+        """As `Assignment.flush_if_idle`."""
+        for state in partitions:
+            if (assignment := self._of[state].assignment) is not None:
+                assignment.flush_if_idle([state])
+
     def stop(self) -> None:
         """Start nothing more."""
         self._closing = True

@@ -171,7 +171,9 @@ class Pipeline:
                 self._told.opened()
 
     async def _end_at(self, stop_at: StopAt) -> None:
-        await stop_at.wait_reached(self._acknowledger.try_to_commit)
+        await stop_at.wait_reached(
+            self._acknowledger.try_to_commit, self._assignment.flush_if_idle
+        )
         await self.drain()
 
     async def _close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -128,18 +128,24 @@ class StopAt:
         else:
             self._stops.learn(found)
 
-    async def wait_reached(self, commit: Callable[[], Awaitable[None]]) -> None:
+    async def wait_reached(
+        self,
+        commit: Callable[[], Awaitable[None]],
+        flush: Callable[[Collection[PartitionOffsets]], None],
+    ) -> None:
         """Wait until the group's committed offsets have reached all stops.
 
         Args:
             commit: commits what is finished here. An outage is waited out.
+            flush: called with assignments of which no more will come: lets their open batches
+                leave, unless something is still on its way into them.
 
         Raises:
             KafkaFailure: Kafka refused.
         """
         try:
             await self._wait_fixed()
-            await self._wait_committed(commit)
+            await self._wait_committed(commit, flush)
         except trio.ClosedResourceError:
             await trio.sleep_forever()  # the client has failed, and has said so
 
@@ -148,7 +154,11 @@ class StopAt:
             await trio.sleep_until(self._due_at)
             await self._look_up_until(math.inf)
 
-    async def _wait_committed(self, commit: Callable[[], Awaitable[None]]) -> None:
+    async def _wait_committed(
+        self,
+        commit: Callable[[], Awaitable[None]],
+        flush: Callable[[Collection[PartitionOffsets]], None],
+    ) -> None:
         left = {p for p in self._stops.partitions if not self._is_empty(p)}
         look = _LOOK
         ask_at, ask_for_topics_at = -math.inf, trio.current_time() + _ASK_FOR_TOPICS
@@ -159,6 +169,8 @@ class StopAt:
                 here = left & self._states.keys()
                 if any(self._is_reached_here(p) for p in here):
                     continue
+            elif here and all(self._is_read_here(p) for p in here):
+                flush([self._states[p] for p in here])
             try:
                 if trio.current_time() >= ask_at and here != left:
                     left -= await self._reached_elsewhere(left - here)
@@ -179,6 +191,10 @@ class StopAt:
     def _is_finished_here(self, place: TopicPartition) -> bool:
         stop = self._stops.stop(place)
         return stop is not None and self._states[place].reached >= stop
+
+    def _is_read_here(self, place: TopicPartition) -> bool:
+        stop = self._stops.stop(place)
+        return stop is not None and self._states[place].read_to >= stop
 
     def _is_reached_here(self, place: TopicPartition) -> bool:
         state = self._states.get(place)

@@ -133,23 +133,6 @@ async def test_run_pipeline_returns(autojump_clock: trio.testing.MockClock) -> N
     assert broker.committed("t", 0) == 5
 
 
-async def test_open_batches_leave_with_their_timeout_and_not_before(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    broker = FakeBroker(topics={"t": 1})
-    broker.produce("t", *[b"v"] * 5)
-    triggers: list[tuple[str, int]] = []
-
-    async def handle_batch(batch: Batch) -> None:
-        triggers.append((batch.trigger, len(batch)))
-
-    stages = Stages(batchers={"default": Batcher(handle_batch=handle_batch, timeout=3)})
-    async with _ending(broker, Seen(), stages=stages):
-        broker.produce("t", b"later")
-    assert triggers == [("timeout", 5)]
-    assert broker.committed("t", 0) == 5
-
-
 async def test_empty_partitions_count_as_reached(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -611,3 +594,68 @@ async def test_its_topics_can_not_be_changed(autojump_clock: trio.testing.MockCl
 async def test_a_wrong_stop_is_a_config_error(stop_at: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         _open(FakeBroker(), Seen(), stop_at=stop_at)
+
+
+@pytest.mark.parametrize("commit_interval", [1.0, math.inf])
+@pytest.mark.parametrize("form", ["whole lists", "by message", "per partition"])
+async def test_batches_that_nothing_would_fill_any_more_leave_at_the_end(
+    form: str, commit_interval: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = FakeBroker(topics={"t": 2})
+    for partition, count in ((0, 7), (1, 30)):
+        broker.produce("t", *[b"v"] * count, partition=partition)
+    batches: list[tuple[str, int]] = []
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(0.1)
+
+    async def handle_batch(batch: Batch) -> None:
+        await trio.sleep(1)
+        batches.append((batch.trigger, len(batch)))
+
+    stages = Stages(
+        handle_message=None if form == "whole lists" else handle,
+        ordering="partition",
+        batchers={"default": Batcher(handle_batch=handle_batch, size=20, timeout=math.inf)},
+    )
+    with trio.fail_after(60):
+        await run_pipeline(
+            client=broker.client(),
+            topics=["t"],
+            stages=(lambda topic, partition: stages) if form == "per partition" else stages,
+            stop_at="end",
+            commit_interval=commit_interval,
+        )
+    assert [broker.committed("t", partition) for partition in (0, 1)] == [7, 30]
+    if form == "per partition":
+        assert sorted(batches) == [("drain", 7), ("drain", 10), ("size", 20)]
+    else:
+        assert batches == [("size", 20), ("drain", 17)]
+
+
+async def test_a_batch_does_not_leave_early_while_more_is_on_its_way_into_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 2})
+    for partition in (0, 1):
+        broker.produce("t", *[b"v"] * 10, partition=partition)
+    batches: list[tuple[str, int]] = []
+
+    async def handle(message: Message) -> None:
+        if message.partition == 1:
+            await trio.sleep(5)
+
+    async def handle_batch(batch: Batch) -> None:
+        batches.append((batch.trigger, len(batch)))
+
+    await run_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(
+            handle_message=handle,
+            ordering="partition",
+            batchers={"default": Batcher(handle_batch=handle_batch, timeout=math.inf)},
+        ),
+        stop_at="end",
+    )
+    assert batches == [("drain", 20)]

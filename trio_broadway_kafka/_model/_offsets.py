@@ -153,6 +153,11 @@ class PartitionOffsets:
         self._skipped += segment.flags.count(SKIPPED)
 
     @property
+    def read_to(self) -> int:
+        """The offset up to which everything has arrived, or never will."""
+        return max(self.position or 0, self._read_to)
+
+    @property
     def to_commit(self) -> int | None:
         """The offset to commit if it would move the committed one forward, else None.
 
