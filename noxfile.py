@@ -63,14 +63,11 @@ def tests(session: nox.Session) -> None:
     # What the example over real flights reads; see demo.
     session.install("--no-deps", FLIGHTS)
     # Tests on a real Kafka wait for it, whatever the Python, and the simulation's seeds are as
-    # many on each: on all three they would take CI longer than anybody waits. The newest one
-    # runs all, the oldest the pipeline's own on a real Kafka, the others none of these.
+    # many on each: on all three they would take CI longer than anybody waits.
     selection: list[str] = []
     env: dict[str, str] = {}
     if os.environ.get("CI") == "true" and session.python != SUPPORTED[-1]:
-        on_kafka = " or pipeline_on_kafka" if session.python == SUPPORTED[0] else ""
-        which = f"not slow and not local_kafka and (not real_kafka{on_kafka})"
-        selection = ["-m", which]
+        selection = ["-m", "not slow and not real_kafka and not local_kafka"]
         env = {"SIMULATION_SEEDS": "400"}
     session.run("pytest", *(session.posargs or selection), env=env)
 

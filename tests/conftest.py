@@ -11,5 +11,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kafka_broker" in getattr(item, "fixturenames", ()):
             item.add_marker("real_kafka")
-            if item.path.parent.name == "broker":
-                item.add_marker("pipeline_on_kafka")
