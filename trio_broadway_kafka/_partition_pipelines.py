@@ -33,7 +33,7 @@ class PartitionPipelines:
     Args:
         factory: the user's function of topic and partition.
         make: makes the stages of one partition work.
-        want: asks for more messages; returns whether a fetch is open.
+        want: asks for more messages.
         entered: called when a partition's stages are there.
         leave_timeout: seconds that leaving a context gets at least when all ends.
 
@@ -46,7 +46,7 @@ class PartitionPipelines:
         factory: StagesFactory,
         *,
         make: Callable[[Stages, Callable[[], None]], Assignment],
-        want: Callable[[], bool],
+        want: Callable[[], object],
         entered: Callable[[PartitionOffsets], None],
         leave_timeout: float,
     ) -> None:
@@ -77,12 +77,12 @@ class PartitionPipelines:
         Those that are at work ask for more only when they have little left: others would
         wait for the slowest.
         """
-        while not self._closing:
+        while True:
             await self._to_feed.wait()
             self._to_feed = trio.Event()
             await trio.sleep(_FEED)
-            if any(a.lanes.is_empty() for a in self._at_work()) and not self._want():
-                self._to_feed.set()
+            if any(a.lanes.is_empty() for a in self._at_work()):
+                self._want()  # if nothing more fits in, `relieve` is called
 
     def _begin(self, state: PartitionOffsets, stages: Stages) -> Assignment:
         assignment = self._make(stages, self.stop)
@@ -249,7 +249,8 @@ class PartitionPipelines:
         for one in self._everyone():
             if one.assignment is None:
                 one.cancel()
-        for one in self._everyone():
+        # Those that are gone wait for theirs by themselves, and log them.
+        for one in [*self._of.values()]:
             if one.assignment is not None:
                 await one.assignment.wait_ended()
 
