@@ -6,7 +6,7 @@ one of them, shielded: how it ends is decided here, not by what cancels the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 
@@ -224,17 +224,44 @@ class PartitionPipelines:
         ending = [
             one for state, one in self._of.items() if partitions is None or state in partitions
         ]
-        async with trio.open_nursery() as nursery:
-            for one in ending:
-                nursery.start_soon(drain, one)
+        await self._side_by_side(drain, ending)
         return unfinished
 
     async def leave(self) -> None:
         """Leave all stages, within `leave_timeout`."""
         deadline = trio.current_time() + self._leave_timeout
-        async with trio.open_nursery() as nursery:
-            for one in self._of.values():
-                nursery.start_soon(one.leave, deadline)
+        await self._side_by_side(lambda one: one.leave(deadline), [*self._of.values()])
+
+    async def _side_by_side(
+        self,
+        do: Callable[[PartitionPipeline], Awaitable[None]],
+        ones: Collection[PartitionPipeline],
+    ) -> None:
+        """Do it for each, in tasks of the one nursery: in another the caller could not be
+        interrupted without a group of its own."""
+        assert self._nursery is not None
+        scopes = {one: trio.CancelScope(shield=True) for one in ones}
+        left = len(scopes)
+        done = trio.Event()
+
+        async def run(one: PartitionPipeline, scope: trio.CancelScope) -> None:
+            nonlocal left
+            try:
+                with scope:
+                    await do(one)
+            finally:
+                left -= 1
+                if not left:
+                    done.set()
+
+        for one, scope in scopes.items():
+            self._nursery.start_soon(run, one, scope)
+        try:
+            if scopes:
+                await done.wait()
+        finally:
+            for scope in scopes.values():
+                scope.cancel()
 
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions, cancel their handlers and leave their stages, cancelled."""
