@@ -877,11 +877,12 @@ async def test_once_a_handler_has_failed_no_partition_starts_another_message(
 ) -> None:
     broker = _broker(20, each=3)
     lines: list[str] = []
+    go_on = trio.Event()
 
     async def handle(message: Message) -> None:
         lines.append("starts")
         if message.offset == 1:  # after the first one there is a checkpoint
-            await trio.sleep(1)
+            await go_on.wait()  # all are awake when one fails
             if message.partition == 7:
                 lines.append("fails")
                 raise LookupError
@@ -891,6 +892,8 @@ async def test_once_a_handler_has_failed_no_partition_starts_another_message(
 
     with pytest.RaisesGroup(LookupError):
         async with _open(broker.client(), stages):
+            await trio.sleep(1)
+            go_on.set()
             await trio.sleep(100)
     assert lines[-1] == "fails"
 
