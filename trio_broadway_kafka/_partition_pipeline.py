@@ -120,9 +120,7 @@ class PartitionPipeline:
         """
         deadline = trio.current_time() + timeout
         left = 0
-        if self.assignment is None:
-            self.cancel()
-        else:
+        if self.assignment is not None:
             left = await self.assignment.drain([self.state], timeout)
         await self.leave(max(deadline, trio.current_time() + least))
         return left

@@ -6,7 +6,7 @@ one of them, shielded: how it ends is decided here, not by what cancels the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 
@@ -34,7 +34,7 @@ class PartitionPipelines:
     Args:
         factory: the user's function of topic and partition.
         make: makes the stages of one partition work.
-        want: asks for more messages; returns whether a fetch is open.
+        want: asks for more messages.
         entered: called when a partition's stages are there.
         leave_timeout: seconds that leaving a context gets at least when all ends.
 
@@ -47,7 +47,7 @@ class PartitionPipelines:
         factory: StagesFactory,
         *,
         make: Callable[[Stages, Callable[[], None]], Assignment],
-        want: Callable[[], bool],
+        want: Callable[[], object],
         entered: Callable[[PartitionOffsets], None],
         leave_timeout: float,
     ) -> None:
@@ -78,12 +78,12 @@ class PartitionPipelines:
         Those that are at work ask for more only when they have little left: others would
         wait for the slowest.
         """
-        while not self._closing:
+        while True:
             await self._to_feed.wait()
             self._to_feed = trio.Event()
             await trio.sleep(_FEED)
-            if any(a.lanes.is_empty() for a in self._at_work()) and not self._want():
-                self._to_feed.set()
+            if any(a.lanes.is_empty() for a in self._at_work()):
+                self._want()  # if nothing more fits in, `relieve` is called
 
     def _begin(self, state: PartitionOffsets, stages: Stages) -> Assignment:
         assignment = self._make(stages, self.stop)
@@ -244,17 +244,44 @@ class PartitionPipelines:
         ending = [
             one for state, one in self._of.items() if partitions is None or state in partitions
         ]
-        async with trio.open_nursery() as nursery:
-            for one in ending:
-                nursery.start_soon(drain, one)
+        await self._side_by_side(drain, ending)
         return unfinished
 
     async def leave(self) -> None:
         """Leave all stages, within `leave_timeout`."""
         deadline = trio.current_time() + self._leave_timeout
-        async with trio.open_nursery() as nursery:
-            for one in self._of.values():
-                nursery.start_soon(one.leave, deadline)
+        await self._side_by_side(lambda one: one.leave(deadline), [*self._of.values()])
+
+    async def _side_by_side(
+        self,
+        do: Callable[[PartitionPipeline], Awaitable[None]],
+        ones: Collection[PartitionPipeline],
+    ) -> None:
+        """Do it for each, in tasks of the one nursery: in another the caller could not be
+        interrupted without a group of its own."""
+        assert self._nursery is not None
+        scopes = {one: trio.CancelScope(shield=True) for one in ones}
+        left = len(scopes)
+        done = trio.Event()
+
+        async def run(one: PartitionPipeline, scope: trio.CancelScope) -> None:
+            nonlocal left
+            try:
+                with scope:
+                    await do(one)
+            finally:
+                left -= 1
+                if not left:
+                    done.set()
+
+        for one, scope in scopes.items():
+            self._nursery.start_soon(run, one, scope)
+        try:
+            if scopes:
+                await done.wait()
+        finally:
+            for scope in scopes.values():
+                scope.cancel()
 
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions, cancel their handlers and leave their stages, cancelled."""
@@ -269,7 +296,8 @@ class PartitionPipelines:
         for one in self._everyone():
             if one.assignment is None:
                 one.cancel()
-        for one in self._everyone():
+        # Those that are gone wait for theirs by themselves, and log them.
+        for one in [*self._of.values()]:
             if one.assignment is not None:
                 await one.assignment.wait_ended()
 

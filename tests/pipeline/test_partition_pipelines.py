@@ -22,6 +22,8 @@ from trio_broadway_kafka import (
     Stages,
     open_pipeline,
 )
+from trio_broadway_kafka._assignment import Assignment
+from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._partition_pipeline import PartitionPipeline
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka.testing import FakeBroker
@@ -560,8 +562,10 @@ async def test_a_task_of_the_context_that_fails_ends_the_pipeline(
             yield Stages()
 
     with pytest.RaisesGroup(pytest.RaisesGroup(OSError)) as raised:
-        async with _open(broker.client(), stages):
+        async with _open(broker.client(), stages, commit_interval=math.inf) as pipeline:
+            await pipeline.wait_caught_up()
             await trio.sleep(100)
+    assert broker.commits == []
     assert raised.value.exceptions[0].__notes__ == ["in the context of the stages of t/0"]
     assert trio.current_time() == pytest.approx(3, abs=0.2)
 
@@ -785,6 +789,146 @@ async def test_a_pipeline_that_is_drained_does_nothing_more(
         monkeypatch.setattr(pipeline._source, "want", watched)
         await trio.sleep(10)
         assert len(asked) <= 1
+
+
+async def test_what_is_cancelled_before_it_has_begun_asks_for_no_stages() -> None:
+    asked: list[int] = []
+
+    def stages(topic: str, partition: int) -> Stages:
+        asked.append(partition)
+        return Stages()
+
+    def begin(state: PartitionOffsets, stages: Stages) -> Assignment:
+        raise AssertionError
+
+    one = PartitionPipeline(PartitionOffsets("t", 0, 1), stages, (), begin)
+    one.cancel()
+    await one.run()
+    assert asked == []
+    assert one.left.is_set()
+
+
+async def test_a_partition_that_comes_as_the_pipeline_is_closing_is_not_entered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(2)
+    diary = Diary(leaving=3)
+    one, two = broker.client(), broker.client()
+
+    async def give_back() -> None:
+        await trio.sleep(1.5)
+        broker.rebalance(two, to=one)
+
+    async with _open(two, lambda t, p: Stages()), trio.open_nursery() as nursery:
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            async with _open(one, diary.stages, close_timeout=5) as pipeline:
+                await pipeline.wait_caught_up()
+                nursery.start_soon(give_back)
+                await trio.sleep(100)
+        assert [what for _, what, _ in diary.lines].count("entering") == 1
+    assert trio.current_time() == pytest.approx(5, abs=0.3)
+
+
+async def test_nothing_is_kept_of_assignments_that_have_ended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(2)
+    one = broker.client()
+    async with _open(one, Diary().stages) as pipeline:
+        pipelines = pipeline._assignment
+        assert isinstance(pipelines, PartitionPipelines)
+        for move in (broker.rebalance, broker.lose):
+            await trio.sleep(1)
+            move(one)
+        await trio.sleep(1)
+        assert sorted(state.epoch for state in pipelines.intake.of) == [5, 6]
+        assert sorted(one.state.epoch for one in pipelines._everyone()) == [5, 6]
+
+
+async def test_a_handler_of_a_lost_partition_that_resists_is_logged_as_the_block_waits(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = _broker(each=1)
+
+    async def handle(message: Message) -> None:
+        if trio.current_time() < 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(25)
+
+    one, two = broker.client(), broker.client()
+    async with (
+        _open(one, lambda t, p: Stages(handle_message=handle)),
+        _open(two, lambda t, p: Stages()),
+    ):
+        await trio.sleep(1)
+        broker.lose(one, to=two)
+        await trio.sleep(1)
+    assert trio.current_time() == pytest.approx(25, abs=0.3)
+    logged = [line for line in caplog.messages if "goes on" in line]
+    assert logged == [
+        f"the handler of <Message t/0@0> goes on {seconds} s after it was cancelled"
+        for seconds in (10, 20)
+    ]
+
+
+async def test_once_a_handler_has_failed_no_partition_starts_another_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(20, each=3)
+    lines: list[str] = []
+    go_on = trio.Event()
+
+    async def handle(message: Message) -> None:
+        lines.append("starts")
+        if message.offset == 1:  # after the first one there is a checkpoint
+            await go_on.wait()  # all are awake when one fails
+            if message.partition == 7:
+                lines.append("fails")
+                raise LookupError
+
+    def stages(topic: str, partition: int) -> Stages:
+        return Stages(handle_message=handle, ordering="partition")
+
+    with pytest.RaisesGroup(LookupError):
+        async with _open(broker.client(), stages):
+            await trio.sleep(1)
+            go_on.set()
+            await trio.sleep(100)
+    assert lines[-1] == "fails"
+
+
+async def test_the_batch_that_makes_room_is_the_oldest_and_leaves_when_nothing_runs(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = _broker(3, each=0)
+    batches: list[tuple[float, int, str]] = []
+
+    async def handle_batch(batch: Batch) -> None:
+        batches.append((trio.current_time(), batch.messages[0].partition, batch.trigger))
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(10)
+
+    def stages(topic: str, partition: int) -> Stages:
+        if partition == 2:
+            return Stages(handle_message=handle)
+        batcher = Batcher(handle_batch=handle_batch, size=100, timeout=math.inf)
+        return Stages(batchers={"default": batcher})
+
+    async with _open(broker.client(), stages, max_in_flight=100):
+        await trio.sleep(1)
+        broker.produce("t", *[b"v"] * 50, partition=1)
+        await trio.sleep(1)
+        broker.produce("t", *[b"v"] * 45, partition=0)
+        await trio.sleep(1)
+        broker.produce("t", b"v", partition=2)
+        await trio.sleep(1)
+        broker.produce("t", *[b"v"] * 40, partition=0)
+        await trio.sleep(5)
+        assert batches == []
+        await trio.sleep(10)
+        assert batches == [(pytest.approx(13, abs=0.3), 1, "pressure")]
 
 
 async def test_failures_and_batches_of_assignments_that_have_ended_are_still_counted(

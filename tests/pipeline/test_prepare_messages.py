@@ -308,6 +308,43 @@ async def test_raising_fails_all_of_them_each_settled_by_the_policy(
     assert [offset for _, partition, offset in calls.handled if partition == 0] == []
 
 
+async def test_what_it_has_failed_keeps_its_reason_when_it_raises_afterwards(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reasons: list[str] = []
+
+    async def prepare(messages: list[Message]) -> None:
+        messages[1].fail("odd")
+        raise LookupError("no such table")
+
+    async def handle_failed(messages: list[Message]) -> None:
+        reasons.extend(str(message.failure) for message in messages)
+
+    stages = Stages(
+        prepare_messages=prepare,
+        handle_failed=handle_failed,
+        ordering="partition",
+        on_failure=Skip(),
+    )
+    async with _open(_broker(3), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert reasons == ["no such table", "odd", "no such table"]
+
+
+async def test_what_it_does_to_its_list_loses_no_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    calls = Calls()
+
+    async def prepare(messages: list[Message]) -> None:
+        messages.clear()
+
+    stages = Stages(prepare_messages=prepare, handle_message=calls.handle, ordering="partition")
+    async with _open(_broker(3), stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert [offset for _, _, offset in calls.handled] == [0, 1, 2]
+
+
 async def test_under_stop_its_own_exception_leaves_the_block_and_names_the_message(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -77,6 +77,20 @@ async def test_a_token_is_taken_before_each_message_of_a_bucket_that_is_full_at_
 
 
 @all_orderings
+async def test_what_arrives_singly_takes_one_token_each(
+    ordering: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    starts = Starts()
+    broker = _broker(0)
+    limit = RateLimit(messages=3, per=3000)
+    async with _open(broker, starts.handle, limit, ordering=ordering):
+        for _ in range(3):
+            broker.produce("t", b"v")
+            await trio.sleep(1)
+    assert starts.times == [0, 1, 2]
+
+
+@all_orderings
 async def test_it_holds_for_handlers_that_wait_too(
     ordering: Any, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -180,7 +194,7 @@ async def test_what_has_ended_as_it_waited_for_a_token_is_not_kept_until_one_com
     ) as pipeline:
         for _ in range(5):
             await trio.sleep(1)
-            assert len(pipeline._limiter._waiting) == 2
+            assert len(pipeline._limiter._waiting) == len(pipeline._limiter._watchers) == 2
             broker.rebalance(client)
 
 

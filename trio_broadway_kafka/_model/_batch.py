@@ -44,10 +44,10 @@ class Batch:
 
     __slots__ = (
         "_are_messages",
-        "_deadline",
         "_failed",
         "_items",
         "_messages",
+        "_opened_at",
         "_runs",
         "batcher",
         "key",
@@ -55,12 +55,12 @@ class Batch:
         "weight",
     )
 
-    def __init__(self, batcher: str, key: Hashable, deadline: float) -> None:
+    def __init__(self, batcher: str, key: Hashable, opened_at: float) -> None:
         self.batcher: str = batcher
         self.key: Hashable = key
         self.weight: float = 0
         self.trigger: Trigger = "size"
-        self._deadline = deadline
+        self._opened_at = opened_at
         self._failed = False  # before it was handled: its messages are only to be settled
         # Messages, or records of which nobody has asked for messages yet.
         self._items: list[Any] = []

@@ -82,8 +82,14 @@ class Batches:
     @property
     def next_deadline(self) -> float | None:
         """When the oldest open batch leaves at the latest, None if there is none."""
+        since = self.oldest_since
+        return None if since is None else since + self._timeout
+
+    @property
+    def oldest_since(self) -> float | None:
+        """When the oldest open batch was opened, None if there is none."""
         for batch in self._open.values():
-            return batch._deadline
+            return batch._opened_at
         return None
 
     def _waiting(self) -> Iterator[Batch]:
@@ -118,7 +124,7 @@ class Batches:
             self._close(batch, "flush")
 
     def _begin(self, key: Hashable) -> Batch:
-        batch = self._open[key] = Batch(self.name, key, self._clock() + self._timeout)
+        batch = self._open[key] = Batch(self.name, key, self._clock())
         return batch
 
     def add_records(self, records: Sequence[Any], segment: Segment, first: int) -> None:

@@ -126,11 +126,11 @@ class Batchers:
     # Ending
 
     def oldest(self) -> tuple[float, BatcherStage] | None:
-        """The stage with the oldest open batch, and when that is to leave at the latest."""
+        """The stage with the oldest open batch, and when that was opened."""
         opened = [
-            (deadline, stage)
+            (since, stage)
             for stage in self.stages.values()
-            if (deadline := stage.batches.next_deadline) is not None
+            if (since := stage.batches.oldest_since) is not None
         ]
         return min(opened, key=itemgetter(0), default=None)
 
