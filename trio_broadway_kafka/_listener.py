@@ -59,6 +59,7 @@ class Listener:
         self.assigned_once = AsyncValue(False)
         self.ended_counts = Counts()
         self._revokes: set[trio.CancelScope] = set()
+        self._given_up = False
         self._name = name
         self._options = options
         self._partitions = partitions
@@ -82,7 +83,8 @@ class Listener:
         raise failure
 
     def give_up(self) -> None:
-        """Cancel the revokes under way."""
+        """Cancel the revokes under way, and those that have not begun."""
+        self._given_up = True
         for scope in self._revokes:
             scope.cancel()
 
@@ -109,6 +111,8 @@ class Listener:
         since = trio.current_time()
         with trio.CancelScope(shield=True) as scope:
             self._revokes.add(scope)
+            if self._given_up:  # it came as the client was closed: nobody commits any more
+                scope.cancel()
             left = await self._assignment.drain(
                 frozenset(partitions), self._options.revoke_timeout
             )

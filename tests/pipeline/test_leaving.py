@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from trio_broadway_kafka import Message, Skip, Stages, open_pipeline
-from trio_broadway_kafka._kafka._client import ClientEvents, Session
+from trio_broadway_kafka import Message, Pipeline, Skip, Stages, open_pipeline
+from trio_broadway_kafka._kafka._client import ClientEvents, Session, TopicPartition
 from trio_broadway_kafka.testing import FakeBroker
 from trio_broadway_kafka.testing._fake_client import FakeClient
 
@@ -73,6 +73,34 @@ async def test_a_cancellation_at_the_moment_of_joining_ends_the_pipeline() -> No
         ):
             pytest.fail("it was cancelled")
     assert scope.cancelled_caught
+
+
+async def test_a_revoke_at_the_moment_of_closing_does_not_hold_it_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class RevokedAsItCloses(FakeClient):
+        def _close(self) -> None:
+            self._events.revoking(self._reader.assigned([TopicPartition("t", 0)]))
+            super()._close()
+
+    stages = Stages(handle_message=_nothing)
+    for number in range(20):  # which of two tasks trio runs first is left to chance
+        client = RevokedAsItCloses(_broker()._cluster, group="pipeline", name=f"{number}")
+        with trio.fail_after(5):
+            async with open_pipeline(client=client, topics=["t"], stages=stages) as pipeline:
+                await pipeline.wait_assigned()
+                # What waits for ever is shielded: only the test can end it.
+                pipeline._nursery.start_soon(_expect_no_revokes, pipeline)
+
+
+async def _expect_no_revokes(pipeline: Pipeline) -> None:
+    """Fail, and end them, if there are any when all is closed."""
+    with trio.CancelScope(shield=True):
+        await pipeline._state.wait_value("closed")
+        await trio.sleep(1)
+        for revoke in [*pipeline._listener._revokes]:
+            revoke.cancel()
+            pytest.fail("a revoke was left")
 
 
 async def test_a_second_pipeline_goes_on_exactly_where_the_first_one_left(
