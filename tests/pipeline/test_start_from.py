@@ -197,6 +197,23 @@ async def test_each_member_starts_its_own_first_assignment_over(
     assert two.offsets == {0: list(range(10))}
 
 
+@pytest.mark.parametrize("start_from", ["earliest", "latest"])
+async def test_a_partition_that_comes_while_all_is_drained_keeps_its_committed_offset(
+    broker: FakeBroker, autojump_clock: trio.testing.MockClock, start_from: Any
+) -> None:
+    other = broker.client()
+    async with _open(broker, Seen(), client=other) as owner:
+        await owner.wait_assigned()
+        client = broker.client()
+        async with _open(broker, Seen(), client=client, start_from=start_from) as pipeline:
+            await pipeline.drain()
+            owner.pause("t", 0)
+            broker.produce("t", b"later")
+            broker.rebalance(other, to=client)
+            await pipeline.wait_assigned()
+    assert broker.committed("t", 0) == 10
+
+
 @pytest.mark.parametrize("error", ["LEADER_NOT_AVAILABLE", "_TIMED_OUT"])
 async def test_nothing_is_read_until_kafka_tells_where_to_start(
     broker: FakeBroker, autojump_clock: trio.testing.MockClock, error: str

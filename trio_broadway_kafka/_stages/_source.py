@@ -225,9 +225,9 @@ class Source:
             states = []
             for new in partitions:
                 address = TopicPartition(new.topic, new.partition)
-                state = PartitionOffsets(
-                    new.topic, new.partition, new.epoch, new.committed, new.start
-                )
+                # To commit a start that nobody reads from would undo what others have done.
+                start = None if self._closing else new.start
+                state = PartitionOffsets(*address, new.epoch, new.committed, start)
                 state.draining = self._closing
                 self._partitions[address] = state
                 states.append(state)
