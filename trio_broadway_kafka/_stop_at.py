@@ -159,10 +159,12 @@ class StopAt:
         commit: Callable[[], Awaitable[None]],
         flush: Callable[[Collection[PartitionOffsets]], None],
     ) -> None:
-        left = {p for p in self._stops.partitions if not self._is_empty(p)}
+        awaited = {p for p in self._stops.partitions if not self._is_empty(p)}
+        done: set[TopicPartition] = set()
         look = _LOOK
         ask_at, ask_for_topics_at = -math.inf, trio.current_time() + _ASK_FOR_TOPICS
-        while left := {p for p in left if not self._is_reached_here(p)}:
+        while left := {p for p in awaited if not self._is_reached(p, done)}:
+            done = awaited - left
             here = left & self._states.keys()
             if here and all(self._is_finished_here(p) for p in here):
                 await commit()
@@ -173,10 +175,10 @@ class StopAt:
                 flush([self._states[p] for p in here])
             try:
                 if trio.current_time() >= ask_at and here != left:
-                    left -= await self._reached_elsewhere(left - here)
+                    done |= await self._reached_elsewhere(left - here)
                     ask_at = trio.current_time() + _ASK
                 if trio.current_time() >= ask_for_topics_at:
-                    left -= await self._gone(left)
+                    awaited -= await self._gone(left)
                     ask_for_topics_at = trio.current_time() + _ASK_FOR_TOPICS
             except KafkaFailure as failure:
                 if not failure.retriable:
@@ -195,6 +197,10 @@ class StopAt:
     def _is_read_here(self, place: TopicPartition) -> bool:
         stop = self._stops.stop(place)
         return stop is not None and self._states[place].read_to >= stop
+
+    def _is_reached(self, place: TopicPartition, done: Collection[TopicPartition]) -> bool:
+        # What was done elsewhere may come here, to be started over.
+        return self._is_reached_here(place) if place in self._states else place in done
 
     def _is_reached_here(self, place: TopicPartition) -> bool:
         state = self._states.get(place)

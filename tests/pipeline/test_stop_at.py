@@ -407,6 +407,28 @@ async def test_a_replay_starts_over_what_a_dead_member_owned(
     assert {n: len(offsets) for n, offsets in seen.offsets.items()} == {0: 5, 1: 5}
 
 
+async def test_what_comes_here_to_be_started_over_is_waited_for_though_it_was_done_elsewhere(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 2})
+    for partition in (0, 1):
+        broker.produce("t", *[b"v"] * 5, partition=partition)
+    first, second = broker.client(), broker.client()
+    one, two = Seen(), Seen(work=4)
+    async with _open(
+        broker, one, client=first, stop_at=None, commit_interval=math.inf
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+        async with _ending(broker, two, client=second, start_from="earliest"):
+            await trio.sleep(5)
+            await pipeline.commit()
+            await trio.sleep(5)  # it has asked for the other partition
+            (done,) = {0, 1} - two.offsets.keys()
+            broker.rebalance(first, [("t", done)], to=second)
+    assert two.offsets == {0: [*range(5)], 1: [*range(5)]}
+    assert [broker.committed("t", n) for n in (0, 1)] == [5, 5]
+
+
 async def test_a_replay_trusts_what_others_own_and_have_committed_after_a_minute(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
