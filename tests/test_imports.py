@@ -102,6 +102,7 @@ ONE_STAGE = {
     ("_stages._keyed_processor", "_stages._processor"),
     ("_stages._batchers", "_stages._batcher"),
     *((f"_stages.{stage}", "_stages._tasks") for stage in USERS_OF_TASKS),
+    ("_stages._source", "_stages._pausing"),
     ("_stages._processors", "_stages._limiter"),
     ("_stages._forwarder", "_stages._limiter"),
     ("_stages._processor", "_stages._processors"),  # its types only

@@ -35,6 +35,7 @@ from trio_broadway_kafka._stages._handlers import (
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._preparer import Preparer
 from trio_broadway_kafka._stages._processors import Processors
+from trio_broadway_kafka._stages._tasks import is_within
 
 __all__ = ["UNWIND", "Assignment"]
 
@@ -67,7 +68,7 @@ class Assignment:
         stages: Stages,
         lanes: KeyedLanes | PartitionLanes | UnorderedLanes,
         *,
-        want: Callable[[], object],
+        want: Callable[[], None],
         finished: Callable[[], None] | None,
         limiter: Limiter | None = None,
         failed: Callable[[], None] | None = None,
@@ -204,10 +205,7 @@ class Assignment:
         tasks = {*self.processors.tasks, *self.batchers.tasks()}
         if self.preparer is not None:
             tasks |= self.preparer.tasks
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not None and task not in tasks:
-            task = task.parent_nursery.parent_task if task.parent_nursery else None
-        return task is not None
+        return is_within(tasks)
 
     @property
     def intake(self) -> Preparer | KeyedLanes | PartitionLanes | UnorderedLanes:
@@ -345,16 +343,16 @@ class Assignment:
 
     async def wait_ended(self) -> None:
         """Wait until all handlers have ended, and log those that resist."""
+        stages: list[Processors | Batchers | Preparer] = [self.processors, self.batchers]
+        if self.preparer is not None:
+            stages.append(self.preparer)
         started = trio.current_time()
-        while True:
-            with trio.move_on_after(_RESISTING_LOG):
-                await self.processors.wait_ended()
-                await self.batchers.wait_ended()
-                break
-            since = trio.current_time() - started
-            self.processors.log_resisting(since)
-            self.batchers.log_resisting(since)
+        while stages:
+            with trio.move_on_after(_RESISTING_LOG) as scope:
+                await stages[0].wait_ended()
+                del stages[0]
+            if scope.cancelled_caught:
+                for stage in stages:
+                    stage.log_resisting(trio.current_time() - started)
         waker = self.processors if self._forwarder is None else self._forwarder
         self._limiter.forget(waker.wake)
-        if self.preparer is not None:
-            await self.preparer.wait_ended()

@@ -52,7 +52,7 @@ def connect(
     stages: Stages | StagesFactory,
     options: PipelineOptions,
     *,
-    want: Callable[[], bool],
+    want: Callable[[], None],
     entered: Callable[[PartitionOffsets], None],
     finished: Callable[[], None] | None,
     limiter: Limiter,
@@ -63,7 +63,7 @@ def connect(
     Args:
         stages: what the user gave.
         options: of the pipeline.
-        want: called when few messages are left; returns whether a fetch is open.
+        want: called when few messages are left.
         entered: called when a partition's own stages are there.
         finished: called after each message, None if nobody needs it.
         limiter: how many messages may be taken.

@@ -21,6 +21,7 @@ from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._model._statistics import BatcherStatistics, sum_of_batchers
 from trio_broadway_kafka._model._topology import StagesTopology
 from trio_broadway_kafka._partition_pipeline import PartitionPipeline
+from trio_broadway_kafka._stages._tasks import is_within
 
 __all__ = ["PartitionPipelines"]
 
@@ -47,7 +48,7 @@ class PartitionPipelines:
         factory: StagesFactory,
         *,
         make: Callable[[Stages, Callable[[], None]], Assignment],
-        want: Callable[[], object],
+        want: Callable[[], None],
         entered: Callable[[PartitionOffsets], None],
         leave_timeout: float,
     ) -> None:
@@ -192,11 +193,8 @@ class PartitionPipelines:
 
     def includes_caller(self) -> bool:
         """Whether the current task is a handler, or enters or leaves a partition's stages."""
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         entering = {one.task for one in self._everyone()}
-        while task is not None and task not in entering:
-            task = task.parent_nursery.parent_task if task.parent_nursery else None
-        return task is not None or any(a.includes_caller() for a in self._at_work())
+        return is_within(entering) or any(a.includes_caller() for a in self._at_work())
 
     # Ending.
 

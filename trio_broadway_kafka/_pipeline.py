@@ -304,7 +304,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         self._check_open()
-        self._source.pause(TopicPartition(topic, partition))
+        self._source.pausing.pause(TopicPartition(topic, partition))
 
     def resume(self, topic: str, partition: int) -> None:
         """End a `pause`.
@@ -313,7 +313,7 @@ class Pipeline:
             trio.ClosedResourceError: the pipeline is closed.
         """
         self._check_open()
-        self._source.resume(TopicPartition(topic, partition))
+        self._source.pausing.resume(TopicPartition(topic, partition))
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -354,6 +354,6 @@ class Pipeline:
             busy=self._assignment.busy,
             started=self._assignment.started,
             batchers=self._assignment.batcher_statistics(),
-            pauses=self._source.pauses.of,
+            pauses=self._source.pausing.pauses.of,
             now=trio.current_time(),
         )

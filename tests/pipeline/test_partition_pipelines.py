@@ -782,9 +782,9 @@ async def test_a_pipeline_that_is_drained_does_nothing_more(
         asked: list[float] = []
         want = pipeline._source.want
 
-        def watched() -> bool:
+        def watched() -> None:
             asked.append(trio.current_time())
-            return want()
+            want()
 
         monkeypatch.setattr(pipeline._source, "want", watched)
         await trio.sleep(10)

@@ -36,7 +36,7 @@ class Forwarder:
         backlogged: Callable[[], bool],
         is_idle: Callable[[], bool],
         limiter: Limiter,
-        want: Callable[[], object],
+        want: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
         self._lanes = lanes

@@ -18,9 +18,6 @@ __all__ = ["Preparer"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
-# Seconds between two log lines about a call that resists its cancellation.
-_RESISTING_LOG = 10.0
-
 
 class Preparer:
     """The intake where messages are prepared: it passes on to the lanes (see `Intake`).
@@ -42,7 +39,7 @@ class Preparer:
         lanes: Lanes,
         *,
         arrived: Callable[[Sequence[Segment]], None],
-        want: Callable[[], object],
+        want: Callable[[], None],
         stop: Callable[[], None],
     ) -> None:
         self._prepare = prepare
@@ -121,19 +118,18 @@ class Preparer:
             scope.cancel()
 
     async def wait_ended(self) -> None:
-        """Wait until no call is under way, and log those that resist their cancellation."""
-        since = trio.current_time()
-        while True:
-            with trio.move_on_after(_RESISTING_LOG):
-                await self._idle.wait()
-                return
-            for state, scope in self._running.items():
-                if scope.cancel_called:
-                    _log.warning(
-                        "prepare_messages goes on for %r, %.0f s after it was cancelled",
-                        state,
-                        trio.current_time() - since,
-                    )
+        """Wait until no call is under way."""
+        await self._idle.wait()
+
+    def log_resisting(self, since: float) -> None:
+        """Log which calls go on in spite of their cancellation."""
+        for state, scope in self._running.items():
+            if scope.cancel_called:
+                _log.warning(
+                    "prepare_messages goes on for %r, %.0f s after it was cancelled",
+                    state,
+                    since,
+                )
 
     async def _run(self, state: PartitionOffsets, scope: trio.CancelScope) -> None:
         task = trio.lowlevel.current_task()

@@ -58,7 +58,7 @@ class Processors:
         settle: Callable[[Message, BaseException], Awaitable[int]],
         stop: Callable[[], None],
         limiter: Limiter,
-        want: Callable[[], object],
+        want: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self.handle = handle

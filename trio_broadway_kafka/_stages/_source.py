@@ -1,6 +1,6 @@
 """The source: the task that owns the client, and what the client reports.
 
-It turns chunks into segments, answers demand, and holds back partitions.
+It turns chunks into segments and answers demand. Which partitions are fetched is `_pausing`'s.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from trio_broadway_kafka._kafka._client import (
 from trio_broadway_kafka._model._demand import Demand
 from trio_broadway_kafka._model._lanes import Intake
 from trio_broadway_kafka._model._offsets import PartitionOffsets
-from trio_broadway_kafka._model._pauses import Pauses
 from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._stages._pausing import Pausing, address_of
 from trio_broadway_kafka._stages._tasks import ShieldWhenStarted
 
 __all__ = ["Source", "SourceListener"]
@@ -65,10 +65,12 @@ class Source:
         listener: who is told.
         demand: how much to ask for.
         intake: where the messages go.
-        gap_limit: how many messages of a partition may be finished behind an unfinished
-            one before it is held.
+        gap_limit: as in `Pausing`.
         enters: whether a partition is paused until `ready` is called for it.
         clock: trio's, in seconds.
+
+    Attributes:
+        pausing: which partitions are fetched.
     """
 
     def __init__(
@@ -90,14 +92,19 @@ class Source:
         self._listener = listener
         self._demand = demand
         self._intake = intake
-        self._gap_limit = gap_limit
+        self.pausing = Pausing(
+            client,
+            partitions,
+            demand,
+            intake,
+            gap_limit=gap_limit,
+            came_back=lambda: listener.received(()),
+        )
         self._clock = clock
         # One fetch may be open, so one wish at most waits here.
         self._wishes, self._wished = trio.open_memory_channel[int](1)
         self._fetch_open = False
         self._closing = False
-        self.pauses = Pauses()
-        self._since_gap_check = 0
         self._enters = enters
         self._seen_topics: set[str] = set()
         self.scope = trio.CancelScope()
@@ -125,25 +132,22 @@ class Source:
         async for count in self._wished:
             self._client.fetch(count)
 
-    def want(self) -> bool:
-        """Few messages are left to take: fetch more if there is room. Never waits.
-
-        Returns whether a fetch is open now.
-        """
+    def want(self) -> None:
+        """Few messages are left to take: fetch more if there is room. Never waits."""
         # While all are being entered there is nothing to fetch, and an open fetch would keep
         # the client at its poll when the first one is to be resumed.
-        if self._closing or len(self._partitions) == len(self.pauses.entering):
-            return False
-        self._let_go()  # whether or not a fetch is open, which may wait for just these
+        entering = self.pausing.pauses.entering
+        if self._closing or len(self._partitions) == len(entering):
+            return
+        self.pausing.let_go()  # whether or not a fetch is open, which may wait for just these
         if self._fetch_open:
-            return True
+            return
         partitions = self._partitions.values()
         now = self._clock()
-        if self._since_gap_check * 2 >= self._gap_limit:
-            self._hold_gaps()
+        self.pausing.hold_gaps()
         count = self._demand.count(partitions, self._intake, now)
         if self._demand.pressed and len(partitions) > 1:
-            self._hold_back(truncate=not count)
+            self.pausing.hold_back(truncate=not count)
             if not count:
                 count = self._demand.count(partitions, self._intake, now)
         if count:
@@ -151,66 +155,11 @@ class Source:
             self._wishes.send_nowait(count)
         else:
             self._listener.exhausted()
-        return self._fetch_open
-
-    def _hold_back(self, *, truncate: bool) -> None:
-        """Pause the partitions whose blocked messages hold their share, so that the
-        others have room; if there is none left, forget what is beyond the share."""
-        share = self._demand.share(len(self._partitions))
-        for state in self._partitions.values():
-            blocked = self._intake.blocked(state)
-            if blocked >= share:
-                self._pause_for_share(state)
-                if truncate and blocked > share:
-                    self._intake.truncate(state, share)
-
-    def _hold_gaps(self) -> None:
-        """Hold the partitions with too much finished behind an unfinished message."""
-        self._since_gap_check = 0
-        for state in self._partitions.values():
-            if state.finished_behind_gap >= self._gap_limit:
-                self._intake.hold(state)
-                if state.held:
-                    self._pause_for_share(state)
-
-    def _pause_for_share(self, state: PartitionOffsets) -> None:
-        if state not in self.pauses.sharing:
-            self.pauses.sharing.add(state)
-            self._client.pause([_address(state)])
-
-    def _let_go(self) -> None:
-        share = self._demand.share(len(self._partitions))
-        for state in [*self.pauses.sharing]:
-            if self._intake.blocked(state) * 2 > share and not state.held:
-                continue
-            if state.held:
-                if state.finished_behind_gap * 2 > self._gap_limit or state.parked * 2 > share:
-                    continue
-                self._intake.let_go(state)
-                self._listener.received(())
-            self.pauses.sharing.discard(state)
-            self._resume_unless_paused(state)
-
-    def pause(self, address: TopicPartition) -> None:
-        """Fetch no more of a partition until `resume`, over rebalances too."""
-        self.pauses.by_user(*address)
-        self._client.pause([address])
-
-    def resume(self, address: TopicPartition) -> None:
-        """End a `pause`; nothing to do if there is none."""
-        state = self._partitions.get(address)
-        if self.pauses.end_by_user(*address) and state is not None:
-            self._resume_unless_paused(state)
 
     def ready(self, state: PartitionOffsets) -> None:
         """The stages of this partition are there: fetch it."""
-        self.pauses.entering.discard(state)
-        self._resume_unless_paused(state)
+        self.pausing.entered(state)
         self.want()
-
-    def _resume_unless_paused(self, state: PartitionOffsets) -> None:
-        if state.live and not self.pauses.of(state):
-            self._client.resume({_address(state): state.position})
 
     def close(self) -> None:
         """Ask for no more messages, and take in none."""
@@ -231,10 +180,7 @@ class Source:
                 state.draining = self._closing
                 self._partitions[address] = state
                 states.append(state)
-            if self._enters:
-                self.pauses.entering.update(states)
-            if paused := [_address(state) for state in states if self.pauses.of(state)]:
-                self._client.pause(paused)
+            self.pausing.assigned(states, enter=self._enters)
             self._listener.assigned(states)
             self.want()
         except BaseException as error:
@@ -251,9 +197,9 @@ class Source:
         """These assignments have ended."""
         for state in states:
             state.live = False
-            self.pauses.ended(state)
-            if self._partitions.get(_address(state)) is state:
-                del self._partitions[_address(state)]
+            self.pausing.pauses.ended(state)
+            if self._partitions.get(address_of(state)) is state:
+                del self._partitions[address_of(state)]
 
     def lost(self, partitions: Sequence[AssignedPartition]) -> None:
         """See `ClientEvents`."""
@@ -274,7 +220,7 @@ class Source:
                     state is not None
                     and state.epoch == end.epoch
                     and not state.draining
-                    and not self.pauses.of(state)
+                    and not self.pausing.pauses.of(state)
                 ):
                     state.reached_end(end.offset)
             if ends:
@@ -300,7 +246,7 @@ class Source:
                 if not messages:
                     continue
             first, last = messages[0].offset(), messages[-1].offset()
-            if self.pauses.of(state):
+            if self.pausing.pauses.of(state):
                 # Polled before the pause took effect: `resume` starts here again.
                 state.refetch_from(first)
                 continue
@@ -323,7 +269,7 @@ class Source:
             size += chunk.size
         if count:
             self._demand.received(count, size, now)
-            self._since_gap_check += count
+            self.pausing.received(count)
             self._listener.received(segments)
         if self._demand.filling or not count:
             self.want()
@@ -354,7 +300,3 @@ class Source:
             if state is not None and state.epoch == assigned.epoch:
                 found.append(state)
         return found
-
-
-def _address(state: PartitionOffsets) -> TopicPartition:
-    return TopicPartition(state.topic, state.partition)

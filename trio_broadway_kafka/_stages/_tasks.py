@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Container
 
 import trio
 
-__all__ = ["PACE", "ShieldWhenStarted", "cancellation_of", "is_cancelled"]
+__all__ = ["PACE", "ShieldWhenStarted", "cancellation_of", "is_cancelled", "is_within"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -18,6 +19,14 @@ PACE = 0.002
 def is_cancelled() -> bool:
     """Whether the current task is cancelled: its next checkpoint raises."""
     return trio.current_effective_deadline() == -math.inf
+
+
+def is_within(tasks: Container[trio.lowlevel.Task | None]) -> bool:
+    """Whether the current task is one of these, or runs in a nursery of one."""
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None and task not in tasks:
+        task = task.parent_nursery.parent_task if task.parent_nursery else None
+    return task is not None
 
 
 def cancellation_of(error: BaseException) -> BaseException:
