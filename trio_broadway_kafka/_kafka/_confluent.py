@@ -206,7 +206,7 @@ class ConfluentClient(Questions):
             self._config,
             session,
             self._reports,
-            self._admin,
+            self._topics,
             lambda: self._stopped or self._closed,
         )
         on_commit = self._reports.guard(self._on_commit, None)

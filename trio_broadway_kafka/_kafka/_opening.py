@@ -8,12 +8,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from trio_broadway_kafka._kafka._admin import Admin, unknown_topics
 from trio_broadway_kafka._kafka._client import Session
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._reports import Reports
-from trio_broadway_kafka._kafka._topics import GRACE, SLICE
-from trio_broadway_kafka._kafka._translate import OUTAGE, error_of, failure, is_retriable
+from trio_broadway_kafka._kafka._topics import SLICE, Topics
+from trio_broadway_kafka._kafka._translate import OUTAGE, error_of, failure
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._topics import is_pattern, matching
 
@@ -38,13 +37,13 @@ class Opening:
         config: ClientConfig,
         session: Session,
         reports: Reports,
-        admin: Admin,
+        topics: Topics,
         given_up: Callable[[], bool],
     ) -> None:
         self._config = config
         self._session = session
         self._reports = reports
-        self._admin = admin
+        self._topics = topics
         self._given_up = given_up
         self.names: list[str] = matching(session.topics, ())
         self._until = time.monotonic() + session.open_timeout
@@ -86,49 +85,22 @@ class Opening:
             raise
 
     def _wait_for_topics(self, consumer: Consumer) -> bool:
-        missing = list(self.names)
-        if any(map(is_pattern, self._session.topics)):
-            metadata = self._ask(consumer, None)
-            if metadata is None:
-                return False
+        """Wait for an answer and for the named topics; whether nobody gave up meanwhile."""
+        topics = self._session.topics
+        patterns = any(map(is_pattern, topics))
+        # Asked through the consumer, whose error_cb says what is wrong on the way to Kafka.
+        metadata = self._ask(consumer, None if patterns else topics[0])
+        if metadata is None:
+            return False
+        if patterns:
             existing = [name for name, topic in metadata.topics.items() if topic.error is None]
-            self.names = matching(self._session.topics, existing)
-        unknown_until: float | None = None
-        while missing:
-            if not self._ask_for_each(consumer, missing):
-                return False
-            if not missing:
-                break
-            if unknown_until is None:
-                if self._session.create_topics:
-                    self._admin.create_topics(missing, max(self._left(), SLICE))
-                    unknown_until = self._until
-                elif self._config.creates_topics:
-                    unknown_until = self._until
-                else:
-                    unknown_until = min(time.monotonic() + GRACE, self._until)
-            if time.monotonic() >= unknown_until:
-                raise unknown_topics(missing, self._config.address)
-            time.sleep(0.05)
-        return True
-
-    def _ask_for_each(self, consumer: Consumer, missing: list[str]) -> bool:
-        """Remove the topics that exist from `missing`; whether nobody gave up meanwhile."""
-        for topic in list(missing):
-            metadata = self._ask(consumer, topic)
-            if metadata is None:
-                return False
-            answer = metadata.topics.get(topic)
-            error: KafkaError | None = answer.error if answer is not None else None
-            if answer is not None and error is None:
-                missing.remove(topic)
-            elif (
-                error is not None
-                and error.name() != "UNKNOWN_TOPIC_OR_PART"
-                and not is_retriable(error)
-            ):
-                where = f"looking up topic {topic!r} at {self._config.address}"
-                raise failure(error, where)
+            self.names = matching(topics, existing)
+        self._topics.require(
+            topics,
+            create=self._session.create_topics,
+            timeout=self._left(),
+            given_up=self._given_up,
+        )
         return True
 
     def _ask(self, consumer: Consumer, topic: str | None) -> Any:

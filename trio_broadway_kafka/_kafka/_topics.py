@@ -19,7 +19,7 @@ from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
 from trio_broadway_kafka._model._topics import is_pattern, matching
 
-__all__ = ["GRACE", "SLICE", "Topics"]
+__all__ = ["SLICE", "Topics", "changes"]
 
 SLICE: Final = 0.5
 """Seconds of one question, so that being given up is noticed."""
@@ -113,7 +113,7 @@ class Topics:
                     where = f"looking up topic {topic!r} at {self._config.address}"
                     raise failure(error, where)
             if unknown and trouble is None and unknown_until is None:
-                if self._config.creates_topics:
+                if self._config.creates_topics and not create:
                     return  # the broker makes them when they are subscribed to
                 unknown_until = until if create else min(time.monotonic() + GRACE, until)
                 if create:
