@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TypedDict, Unpack
 
 import trio
@@ -59,7 +60,7 @@ async def run_pipeline(
     The first of `drain_signals` drains the pipeline: what has started is finished and
     committed, within ``drain_timeout``. The second cancels its handlers at once; what is
     finished is committed all the same. A signal while the pipeline is being opened ends
-    that. Either way this returns normally.
+    that. Either way this returns normally. With no `drain_signals` it takes none.
 
     Raises:
         ConfigError: an option is wrong.
@@ -68,9 +69,11 @@ async def run_pipeline(
     opening = open_pipeline(**arguments)
     assert isinstance(opening, Opening)
     pipeline = opening.pipeline
-    with trio.open_signal_receiver(*drain_signals) as received:
+    signals = tuple(drain_signals)
+    with trio.open_signal_receiver(*signals) if signals else nullcontext() as received:
         async with pipeline._lifetime() as nursery:
-            nursery.start_soon(_obey, received, pipeline)
+            if received is not None:
+                nursery.start_soon(_obey, received, pipeline)
             await pipeline._open()
             await pipeline.wait_finished()
             await pipeline.drain()

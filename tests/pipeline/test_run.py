@@ -102,3 +102,14 @@ async def test_a_signal_while_opening_ends_that(
 def test_it_takes_what_open_pipeline_takes() -> None:
     given = set(inspect.signature(open_pipeline).parameters)
     assert set(get_type_hints(PipelineArguments)) == given
+
+
+async def test_without_signals_it_runs_until_it_is_done(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", b"v")
+    await run_pipeline(
+        client=broker.client(), topics=["t"], stages=Stages(), drain_signals=(), stop_at="end"
+    )
+    assert broker.committed("t", 0) == 1

@@ -71,10 +71,16 @@ class Subscribing:
                     )
                 )
                 names = await self._matching(topics)
-                await self._apply(names)
             finally:
                 has_ended.set()
+            # Before the answer: cancelled while it waits for that, it is done all the same.
+            before = self._topics, self._names
             self._topics, self._names = topics, names
+            try:
+                await self._apply(names)
+            except KafkaFailure:
+                self._topics, self._names = before
+                raise
 
     async def _matching(self, topics: Sequence[str]) -> list[str]:
         deadline = trio.current_time() + self._session.open_timeout
