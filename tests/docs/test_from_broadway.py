@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from tests.docs._blocks import python_blocks
+from tests.examples._program import end, lines, program
 from trio_broadway_kafka.testing import KafkaBroker
 
 BLOCKS = python_blocks("from_broadway.md")
 
 
 def printed(
-    folder: Path, name: str, lines: int, broker: KafkaBroker, topic: str, group: str
+    folder: Path, name: str, count: int, broker: KafkaBroker, topic: str, group: str
 ) -> list[str]:
     """Its first lines, and what it prints until it has ended after a Ctrl-C."""
     path = folder / name
     path.write_text(BLOCKS[name])
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", path, broker.bootstrap, topic, group],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        first = [process.stdout.readline().strip() for _ in range(lines)]
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
-    return sorted([*first, *rest.splitlines()])
+    with program(path, broker.bootstrap, topic, group) as process:
+        first = lines(process, count)
+        rest, _ = end(process)
+    return sorted([*first, *rest])
 
 
 def test_each_program_of_the_page_is_run_here() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
+from tests.docs._blocks import DOCS, python_blocks
 from trio_broadway_kafka import Instrument
 from trio_broadway_kafka.testing import KafkaBroker
 
-PAGE = (Path(__file__).parents[2] / "docs" / "observing.md").read_text(encoding="utf-8")
-PROGRAMS = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", PAGE, re.M | re.S))
+BLOCKS = python_blocks("observing.md")
+PAGE = (DOCS / "observing.md").read_text(encoding="utf-8")
 
 
 def run(folder: Path, name: str, broker: KafkaBroker, topic: str, *values: bytes) -> list[str]:
@@ -23,7 +24,7 @@ def run(folder: Path, name: str, broker: KafkaBroker, topic: str, *values: bytes
         producer.produce(topic, value, partition=0)
     assert producer.flush(30) == 0
     path = folder / name
-    path.write_text(PROGRAMS[name])
+    path.write_text(BLOCKS[name])
     done = subprocess.run(
         [sys.executable, "-W", "error", path, broker.bootstrap, topic],
         check=True,
@@ -36,8 +37,7 @@ def run(folder: Path, name: str, broker: KafkaBroker, topic: str, *values: bytes
 
 
 def test_every_program_of_the_page_is_run_here_and_every_event_is_on_it() -> None:
-    assert sorted(PROGRAMS) == ["figures.py", "logged.py"]
-    assert PAGE.count("```python\n") == len(PROGRAMS)
+    assert sorted(BLOCKS) == ["figures.py", "logged.py"]
     for event in vars(Instrument):
         assert event.startswith("_") or f"`{event}`" in PAGE
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.docs._blocks import python_blocks
-from tests.examples._program import committed, produce
+from tests.examples._program import committed, produce, program
 from trio_broadway_kafka.testing import KafkaBroker
 
 BLOCKS = python_blocks("shutdown_and_errors.md")
@@ -18,15 +18,12 @@ ALONE = ["committed.py", "threads.py", "cleaning_up.py"]
 UNTIL_SIGNAL = ["worker.py", "until_signal.py"]
 
 
-def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, name: str, *arguments: str
+) -> AbstractContextManager[subprocess.Popen[str]]:
     path = folder / name
     path.write_text(BLOCKS[name])
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", path, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return program(path, *arguments)
 
 
 def test_each_program_of_the_page_is_run_here() -> None:

