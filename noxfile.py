@@ -64,11 +64,13 @@ def tests(session: nox.Session) -> None:
     session.install("--no-deps", FLIGHTS)
     # Tests on a real Kafka wait for it, whatever the Python, and the simulation's seeds are as
     # many on each: on all three they would take CI longer than anybody waits.
-    selection: list[str] = []
+    selection = ["-m", "not faults"]
     env: dict[str, str] = {}
-    if os.environ.get("CI") == "true" and session.python != SUPPORTED[-1]:
-        selection = ["-m", "not slow and not real_kafka and not local_kafka"]
-        env = {"SIMULATION_SEEDS": "400"}
+    if os.environ.get("CI") == "true":
+        env["SIMULATION_SEEDS"] = "1000"
+        if session.python != SUPPORTED[-1]:
+            selection = ["-m", "not slow and not faults and not real_kafka and not local_kafka"]
+            env["SIMULATION_SEEDS"] = "400"
     session.run("pytest", *(session.posargs or selection), env=env)
 
 
@@ -96,6 +98,18 @@ def bench(session: nox.Session) -> None:
     arguments = [*session.posargs]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "pipeline"
     run_program(session, f"benchmarks/{name}.py", arguments=arguments)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kills, rebalances, zombies and bad networks at full length: about 15 minutes."""
+    install(session, group="test")
+    session.run(
+        "pytest",
+        "-s",
+        *(session.posargs or ["tests/faults", "tests/broker/test_pipeline_exactly_once.py"]),
+        env={"FAULTS": "in full"},
+    )
 
 
 @nox.session

@@ -7,14 +7,15 @@ partitions, by a concurrency of 1, 10 and 100, in one pipeline and in one per pa
 from the assignment until the output topic has them all. In turn with a bare loop that
 consumes and produces, and counts the delivery reports at the end.
 
-A record may be acknowledged only after its delivery report, so a handler awaits it. There are
-two ways:
+A record may be acknowledged only after its delivery report. There are four ways:
 
+- "produce": ``handle_message`` calls ``message.produce``: the pipeline waits, no handler does.
+- "transaction": the same with a ``transactional_id``, until the transaction is committed.
 - "message": ``handle_message`` sends its record and waits. A record is a round trip to the
   broker, and `concurrency` of them are under way.
 - "batch": ``handle_batch`` sends the records of its batch and waits once for all of them.
 
-The second is the one to copy: it hardly depends on `concurrency`, and wakes trio once a batch.
+The last two are for producers that are not the pipeline's own.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from _backlog import PARTITIONS, assigned_consumer, consumer_settings, local_or,
 from _deliveries import Deliveries, open_deliveries
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
+from trio_broadway_kafka import Batch, Batcher, Message, Output, Stages, open_pipeline
 
 FORMS = ("one pipeline", "one per partition")
 WAYS = ("message", "batch")
 CONCURRENCIES = (1, 10, 100)
+OWN = ("produce", "transaction")  # whatever the concurrency
 
 
 def producer_settings(bootstrap: str) -> dict[str, object]:
@@ -99,6 +101,29 @@ def stages_for(
     return Stages(handle_message=route, batchers={"default": batcher}, concurrency=concurrency)
 
 
+async def through_its_own_producer(
+    bootstrap: str, topic: str, output: str, count: int, form: str, way: str, concurrency: int
+) -> float:
+    async def handle(message: Message) -> None:
+        message.produce(output, value=message.value, key=message.key)
+
+    stages = Stages(handle_message=handle, concurrency=concurrency)
+    name = output if way == "transaction" else None
+    async with open_pipeline(
+        kafka=consumer_settings(bootstrap, "forwarding"),
+        topics=[topic],
+        stages=stages if form == FORMS[0] else lambda topic, partition: stages,
+        output=Output(transactional_id=name),
+    ) as pipeline:
+        await pipeline.wait_assigned()
+        started = time.perf_counter()
+        while pipeline.statistics().succeeded < count:  # noqa: ASYNC110
+            await trio.sleep(0.002)
+        if name is not None:
+            await pipeline.commit()
+        return time.perf_counter() - started
+
+
 async def through_a_pipeline(
     bootstrap: str, topic: str, output: str, count: int, form: str, way: str, concurrency: int
 ) -> float:
@@ -147,21 +172,28 @@ def main() -> None:
     count = options.records
     topic = f"forwarding-{count}"
     output = f"forwarded-{os.getpid()}"
-    variants = list(product(FORMS, WAYS, CONCURRENCIES))
+    in_transactions = f"{output}-transactions"  # whose ends count in its offsets
+    variants = [*product(FORMS, OWN, (10,)), *product(FORMS, WAYS, CONCURRENCIES)]
     times: dict[tuple[object, ...], list[float]] = {}
     with local_or(options.bootstrap) as bootstrap:
         make_backlog(bootstrap, topic, count, keys=1000, value=order)
         make_backlog(bootstrap, output, 0)
+        make_backlog(bootstrap, in_transactions, 0)
         written = 0
         for number in range(options.rounds + 1):  # the first one warms the broker up
             for variant in [("raw",), *variants]:
                 if variant == ("raw",):
                     took = raw(bootstrap, topic, output, count)
+                elif variant[1] in OWN:
+                    to = in_transactions if variant[1] == "transaction" else output
+                    took = trio.run(
+                        through_its_own_producer, bootstrap, topic, to, count, *variant
+                    )
                 else:
                     took = trio.run(
                         through_a_pipeline, bootstrap, topic, output, count, *variant
                     )
-                written += count
+                written += 0 if "transaction" in variant else count
                 assert number_of_records(bootstrap, output) == written
                 if number:
                     times.setdefault(variant, []).append(took)

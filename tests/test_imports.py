@@ -29,9 +29,11 @@ def may_import_confluent_kafka(module: str) -> bool:
 # name, or a room with all its modules. Rooms that are not here may import any but testing.
 ROOMS: dict[str, set[str]] = {
     "_model": set(),
-    "_stages": {"_model", "_kafka._client"},
+    "_stages": {"_model", "_kafka._client", "_kafka._producing"},
     "_kafka": {"_model"},
     "instruments": {"_model"},
+    "dead_letters": {"_model", "_kafka", "_stages"},
+    "_cli": {"_model", "dead_letters"},
 }
 
 # The model holds Kafka's messages, whose type is the protocol's; instruments are told which
@@ -89,6 +91,7 @@ def imports(module: str, text: str, modules: Mapping[str, str]) -> Iterator[tupl
 USERS_OF_TASKS = (
     "_batcher",
     "_keyed_processor",
+    "_outputs",
     "_preparer",
     "_processor",
     "_processors",
@@ -103,9 +106,12 @@ ONE_STAGE = {
     ("_stages._batchers", "_stages._batcher"),
     *((f"_stages.{stage}", "_stages._tasks") for stage in USERS_OF_TASKS),
     ("_stages._source", "_stages._pausing"),
+    ("_stages._preparer", "_stages._handlers"),
+    ("_stages._transactions", "_stages._outputs"),
     ("_stages._processors", "_stages._limiter"),
     ("_stages._forwarder", "_stages._limiter"),
     ("_stages._processor", "_stages._processors"),  # its types only
+    ("_stages._keyed_processor", "_stages._processors"),  # its types only
 }
 
 

@@ -4,13 +4,23 @@ from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._errors import (
     BroadwayKafkaError,
     ConfigError,
+    DeadLetterFailed,
+    FencedError,
     KafkaFailure,
     MessageFailed,
     PipelineBug,
 )
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Batcher, Stages
-from trio_broadway_kafka._model._policies import FailurePolicy, Skip, Stop
+from trio_broadway_kafka._model._output import Output
+from trio_broadway_kafka._model._policies import (
+    DeadLetter,
+    FailurePolicy,
+    PausePartition,
+    Retry,
+    Skip,
+    Stop,
+)
 from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._model._statistics import (
     BatcherStatistics,
@@ -30,16 +40,22 @@ __all__ = [
     "BatcherTopology",
     "BroadwayKafkaError",
     "ConfigError",
+    "DeadLetter",
+    "DeadLetterFailed",
     "FailurePolicy",
+    "FencedError",
     "Instrument",
     "KafkaFailure",
     "Message",
     "MessageFailed",
+    "Output",
     "PartitionStatistics",
+    "PausePartition",
     "Pipeline",
     "PipelineBug",
     "PipelineStatistics",
     "RateLimit",
+    "Retry",
     "Skip",
     "Stages",
     "StagesTopology",

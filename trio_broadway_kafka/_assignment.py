@@ -7,35 +7,26 @@ form with one pipeline per partition each has its own (see ``_partition_pipeline
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
+from trio_broadway_kafka._model._batch import Trigger
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import Address, PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
-from trio_broadway_kafka._model._policies import FailurePolicy, Stage
-from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
-from trio_broadway_kafka._model._statistics import BatcherStatistics
-from trio_broadway_kafka._model._topology import StagesTopology, topology_of
-from trio_broadway_kafka._stages._batcher import BatcherStage
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
+from trio_broadway_kafka._model._policies import FailurePolicy, Stage, may_retry
 from trio_broadway_kafka._stages._batchers import Batchers
-from trio_broadway_kafka._stages._failures import Failures
-from trio_broadway_kafka._stages._forwarder import Forwarder
-from trio_broadway_kafka._stages._handlers import (
-    going_on_from_prepared,
-    lane_of_prepared,
-    nothing,
-    telling,
-)
 from trio_broadway_kafka._stages._limiter import Limiter
+from trio_broadway_kafka._stages._outputs import Outputs
 from trio_broadway_kafka._stages._preparer import Preparer
 from trio_broadway_kafka._stages._processors import Processors
-from trio_broadway_kafka._stages._tasks import is_within
+from trio_broadway_kafka._workings import Workings
 
 __all__ = ["UNWIND", "Assignment"]
 
@@ -49,7 +40,7 @@ UNWIND = 0.1
 _RESISTING_LOG = 10.0
 
 
-class Assignment:
+class Assignment(Workings):
     """Processors, batchers and lanes, from their start to their drain or cancellation.
 
     Args:
@@ -60,6 +51,9 @@ class Assignment:
         finished: called after each message, None if nobody needs it.
         failed: called when a task has ended that was not told to, and so the pipeline.
         told: as for `Failures`.
+        pause: as for `Failures`; where it is missing nothing is tried again after a pause.
+        outputs: where the outputs of messages go.
+        group: the consumer group's name, for dead letters.
         clock: paces the processors' checkpoints, in seconds.
     """
 
@@ -73,87 +67,46 @@ class Assignment:
         limiter: Limiter | None = None,
         failed: Callable[[], None] | None = None,
         told: Callable[[Message, FailurePolicy, Stage], None] | None = None,
+        pause: Callable[[PartitionOffsets, float], None] | None = None,
+        outputs: Outputs | None = None,
+        group: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.lanes = lanes
-        self._stages = stages
         self._limiter = limiter or Limiter()
+        super().__init__(
+            stages,
+            lanes,
+            want=want,
+            finished=finished,
+            limiter=self._limiter,
+            stop=self._task_ended,
+            told=told,
+            pause=pause or _never_again,
+            outputs=outputs or Outputs(),
+            group=group,
+            clock=clock,
+        )
         self._failed = failed
         self._scopes: list[trio.CancelScope] = []
         self._ending = False
-        self.failures = Failures(stages.on_failure, stages.handle_failed, told)
-        self._finished = finished
-        self.batchers = Batchers(
-            {
-                name: BatcherStage(
-                    name,
-                    batcher,
-                    ordered=stages.ordering != "unordered",
-                    settle=partial(self.failures.settle_batch, on_failure=batcher.on_failure),
-                    ended=self._batch_ended,
-                    stop=self._task_ended,
-                    clock=clock,
-                )
-                for name, batcher in stages.batchers.items()
-            },
-        )
-        handle: Callable[[Message], Awaitable[object]] = stages.handle_message or nothing
-        lane_of = stages.ordering if callable(stages.ordering) else None
-        self.preparer: Preparer | None = None
-        if stages.prepare_messages is not None:
-            handle = going_on_from_prepared(handle)
-            lane_of = None if lane_of is None else lane_of_prepared(lane_of)
-            self.preparer = Preparer(
-                stages.prepare_messages,
-                lanes,
-                arrived=self._arrived,
-                want=want,
-                stop=self._task_ended,
-            )
-        if finished is not None:
-            handle = telling(handle, finished)
-        # To pass on what was prepared, in its order, one is enough.
-        passing_on = 0 if self.preparer is None else 1
-        self.processors = Processors(
-            handle=handle,
-            lanes=lanes,
-            lane_of=lane_of,
-            count=passing_on if stages.handle_message is None else stages.concurrency,
-            forward=self.batchers.forward if stages.batchers else None,
-            settle=self._settle,
-            limiter=self._limiter,
-            stop=self._task_ended,
-            want=want,
-            clock=clock,
-        )
-        self._forwarder: Forwarder | None = None
-        if stages.handle_message is None and self.preparer is None:
-            self._forwarder = Forwarder(
-                lanes=lanes,
-                forward=self.batchers.forward_all if stages.batchers else self._acknowledge,
-                backlogged=self.batchers.backlogged,
-                is_idle=self.batchers.is_idle,
-                limiter=self._limiter,
-                want=want,
-                stop=self._task_ended,
-            )
-        self._partitions: set[PartitionOffsets] = set()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start all tasks in `nursery`."""
         if self.preparer is not None:
             self.preparer.start(nursery)
         tasks = [*self.processors.to_run(), *self.batchers.to_run()]
-        if self._forwarder is not None:
-            tasks.append(self._forwarder.run)
+        if self.forwarder is not None:
+            tasks.append(self.forwarder.run)
+        if may_retry(self._stages.on_failure):
+            tasks.append(self.retrier.run)
         for task in tasks:
             nursery.start_soon(self._run, task)
         self._limiter.watch(self._look_again)
 
     def _look_again(self) -> None:
         self.processors.look_again()
-        if self._forwarder is not None:
-            self._forwarder.wake()
+        if self.forwarder is not None:
+            self.forwarder.wake()
 
     async def _run(self, task: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope() as scope:
@@ -178,88 +131,6 @@ class Assignment:
         if self._failed is not None and not self._ending:
             self._failed()
 
-    async def _settle(self, message: Message, error: BaseException) -> int:
-        try:
-            return await self.failures.settle(message, error)
-        finally:
-            if self._finished is not None:  # its handler may have ended long before
-                self._finished()
-
-    def _acknowledge(self, raws: Sequence[object], segment: Segment, first: int) -> None:
-        """Finish what nobody wants to handle."""
-        segment.flags[first : first + len(raws)] = bytes((SUCCEEDED,)) * len(raws)
-        if self._finished is not None:
-            self._finished()
-
-    def _batch_ended(self) -> None:
-        self.batchers.note_settled()
-        if self._finished is not None:
-            self._finished()
-        if self._forwarder is not None:
-            self._forwarder.step()
-        else:
-            self.processors.want_if_few()
-
-    def includes_caller(self) -> bool:
-        """Whether the current task runs a handler, or runs in a nursery of one."""
-        tasks = {*self.processors.tasks, *self.batchers.tasks()}
-        if self.preparer is not None:
-            tasks |= self.preparer.tasks
-        return is_within(tasks)
-
-    @property
-    def intake(self) -> Preparer | KeyedLanes | PartitionLanes | UnorderedLanes:
-        """Where what arrives is put."""
-        return self.lanes if self.preparer is None else self.preparer
-
-    @property
-    def failed(self) -> int:
-        """How many times a handler failed."""
-        return self.failures.failed
-
-    @property
-    def busy(self) -> int:
-        """How many handlers are running."""
-        return self.processors.busy + self.batchers.busy
-
-    @property
-    def started(self) -> int:
-        """How many messages have started and are not finished."""
-        return self.processors.busy + self.batchers.held
-
-    def topology(self, address: Address | None = None) -> tuple[StagesTopology, ...]:
-        """What the stages are; `address` is the partition whose own they are."""
-        return (topology_of(self._stages, address),)
-
-    def batcher_statistics(self) -> tuple[BatcherStatistics, ...]:
-        """What each batcher holds and has delivered."""
-        return self.batchers.statistics()
-
-    def relieve(self) -> None:
-        """No more fits in: if nothing here will make room by itself, a batch must leave."""
-        # Who has no batchers pays for a look.
-        if self.batchers.stages and self.is_idle():
-            self.batchers.relieve()
-
-    def flush_if_idle(self, partitions: Collection[PartitionOffsets]) -> None:
-        """No more will come of these: let their batches leave, unless more goes into them."""
-        if self.batchers.stages and self.is_idle():
-            self.batchers.flush("drain", partitions)
-
-    def is_idle(self) -> bool:
-        """Whether nothing is being handled, or about to."""
-        return (
-            self.batchers.is_idle()
-            and not self.processors.has_work()
-            and not self.processors.busy
-            and (self.preparer is None or self.preparer.is_idle())
-        )
-
-    def set_share(self, share: int) -> None:
-        """How many blocked messages of one partition may be here from now on."""
-        if isinstance(self.lanes, KeyedLanes):
-            self.lanes.share = share
-
     def add(self, partitions: Collection[PartitionOffsets]) -> None:
         """These partitions are handled here from now on."""
         self._partitions.update(partitions)
@@ -268,35 +139,40 @@ class Assignment:
         """The assignments of these have ended."""
         self._partitions.difference_update(partitions)
 
-    def received(self, segments: Sequence[Segment]) -> None:
-        """Segments were added to the intake, or (with none) some that were held came back."""
-        if self.preparer is None or not segments:
-            self._arrived(segments)
-
-    def _arrived(self, segments: Sequence[Segment]) -> None:
-        """Segments were added to the lanes."""
-        if self._forwarder is not None:
-            self._forwarder.wake()
-        elif segments or self.processors.has_work():
-            self.processors.wake()
-
     def drop_all(self) -> None:
         """Drop what has not started."""
         for partition in self._partitions:
-            self.intake.drop(partition)
+            self.drop(partition)
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        """Drop what has not started of a partition."""
+        self.intake.drop(partition)
+        if self.lanes.waiting:
+            self.processors.wake()  # lanes that were held for it may be free
 
     def stop(self) -> None:
         """Start nothing more, not even what is in batches."""
         self.drop_all()
         self.batchers.stop()
 
+    async def wait_quiet(self, partition: PartitionOffsets) -> None:
+        """Let the batches of a partition leave, and wait for all that has started of it."""
+        if self.preparer is not None:
+            await self.preparer.wait_done(partition)
+        await self.drain((partition,), math.inf, trigger="drain")
+
     async def drain(
-        self, partitions: Collection[PartitionOffsets] | None, timeout: float
+        self,
+        partitions: Collection[PartitionOffsets] | None,
+        timeout: float,
+        *,
+        trigger: Trigger = "revoke",
     ) -> int:
         """Drop what has not started of these partitions (None: all), and wait for the rest.
 
-        Their batches leave as they are. After `timeout` seconds their handlers are
-        cancelled. Returns how many messages had started and did not finish.
+        Their batches leave as they are, by `trigger`, or "drain" for all. After `timeout`
+        seconds their handlers are cancelled. Returns how many messages had started and did
+        not finish.
         """
         some = partitions
         if partitions is None:
@@ -304,11 +180,13 @@ class Assignment:
             partitions = frozenset(self._partitions)
         else:
             for partition in partitions:
-                self.intake.drop(partition)
+                self.drop(partition)
+        self.batchers.drop_retries(partitions)
         with trio.move_on_after(timeout) as scope:
             await self.processors.wait_done(partitions)
-            self.batchers.flush("drain" if some is None else "revoke", some)
+            self.batchers.flush("drain" if some is None else trigger, some)
             await self.batchers.wait_done(partitions)
+            await self.outputs.wait_delivered(partitions)
         if not scope.cancelled_caught:
             return 0
         return await self.cut_off(partitions)
@@ -317,6 +195,7 @@ class Assignment:
         """Cancel the handlers of these partitions. Returns how many messages they had."""
         running = self.processors.handling(partitions)
         left = sum(one.message is not None for one in running) + self._cut_off(partitions)
+        left += sum(partition.leaving for partition in partitions)
         with trio.move_on_after(UNWIND):
             await self.processors.wait_done(partitions)
             await self.batchers.wait_done(partitions)
@@ -338,7 +217,7 @@ class Assignment:
     def interrupt(self, partitions: Collection[PartitionOffsets]) -> None:
         """Drop these partitions and cancel their handlers, without waiting."""
         for partition in partitions:
-            self.intake.drop(partition)
+            self.drop(partition)
         self._cut_off(partitions)
 
     async def wait_ended(self) -> None:
@@ -354,5 +233,9 @@ class Assignment:
             if scope.cancelled_caught:
                 for stage in stages:
                     stage.log_resisting(trio.current_time() - started)
-        waker = self.processors if self._forwarder is None else self._forwarder
+        waker = self.processors if self.forwarder is None else self.forwarder
         self._limiter.forget(waker.wake)
+
+
+def _never_again(partition: PartitionOffsets, seconds: float) -> None:
+    """What failed stays unfinished."""

@@ -8,11 +8,14 @@ from trio_broadway_kafka._assignment import Assignment
 from trio_broadway_kafka._fan_out import FanOut
 from trio_broadway_kafka._model._demand import CHUNK
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
+from trio_broadway_kafka._stages._handlers import within_time
 from trio_broadway_kafka._stages._limiter import Limiter
+from trio_broadway_kafka._stages._outputs import Outputs
 
 __all__ = ["chunk_of", "connect", "make_lanes"]
 
@@ -57,6 +60,9 @@ def connect(
     finished: Callable[[], None] | None,
     limiter: Limiter,
     told: FanOut | None,
+    pause: Callable[[PartitionOffsets, float], None],
+    outputs: Outputs,
+    group: str | None,
 ) -> Assignment | PartitionPipelines:
     """Make what handles the messages.
 
@@ -68,10 +74,14 @@ def connect(
         finished: called after each message, None if nobody needs it.
         limiter: how many messages may be taken.
         told: the instruments, None if there are none.
+        pause: called with an assignment that is to be paused, and for how many seconds.
+        outputs: where the outputs of messages go.
+        group: the consumer group's name, for dead letters.
     """
 
     def make(stages: Stages, failed: Callable[[], None] | None = None) -> Assignment:
         stages.check_bound(options.max_in_flight)
+        stages = within_time(stages)
         return Assignment(
             stages if told is None else told.watched(stages),
             make_lanes(stages, share=options.max_in_flight, alone=failed is not None),
@@ -80,6 +90,9 @@ def connect(
             limiter=limiter,
             failed=failed,
             told=None if told is None else told.message_failed,
+            pause=pause,
+            outputs=outputs,
+            group=group,
         )
 
     if isinstance(stages, Stages):

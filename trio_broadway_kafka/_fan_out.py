@@ -235,7 +235,7 @@ class FanOut:
                     self._batch_processed(batch, now() - started, len(batch))
                 raise
             failed = 0
-            if batch._has_failures():
+            if batch._has_special():
                 failed = sum(message.failure is not None for message in batch)
             self._batch_processed(batch, now() - started, failed)
             return result

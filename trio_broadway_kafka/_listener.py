@@ -24,6 +24,10 @@ __all__ = ["Listener"]
 _log = logging.getLogger("trio_broadway_kafka")
 
 
+# Seconds of a revoke that are left for its transaction when the handlers' time is over.
+_COMMITTING = 0.7
+
+
 class Listener:
     """The `SourceListener` of a pipeline.
 
@@ -35,6 +39,7 @@ class Listener:
         acknowledger: commits what is finished.
         demand: knows a partition's share.
         finished: called when something may have finished, None if nobody needs it.
+        ending: called with assignments that begin to end.
         ended: called with assignments that have ended.
         told: the instruments, None if there are none.
 
@@ -53,6 +58,7 @@ class Listener:
         demand: Demand,
         *,
         finished: Callable[[], None] | None,
+        ending: Callable[[Sequence[PartitionOffsets]], None],
         ended: Callable[[Sequence[PartitionOffsets]], None],
         told: FanOut | None,
     ) -> None:
@@ -67,6 +73,7 @@ class Listener:
         self._acknowledger = acknowledger
         self._demand = demand
         self._finished = finished
+        self._ending = ending
         self._ended = ended
         self._told = told
         self._failure: AsyncValue[BaseException | None] = AsyncValue(None)
@@ -102,6 +109,7 @@ class Listener:
     def revoking(
         self, assigned: Sequence[AssignedPartition], partitions: Sequence[PartitionOffsets]
     ) -> None:
+        self._ending(partitions)
         self._nursery.start_soon(self._revoke, assigned, partitions)
 
     async def _revoke(
@@ -117,7 +125,9 @@ class Listener:
                 frozenset(partitions), self._options.revoke_timeout
             )
             self.note_cut_off(left, self._options.revoke_timeout)
-            await self._acknowledger.release(assigned, partitions)
+            # The client waits a second longer than the handlers have: time for a transaction.
+            deadline = since + self._options.revoke_timeout + _COMMITTING
+            await self._acknowledger.release(assigned, partitions, deadline)
             self._end(partitions, lost=False, duration=trio.current_time() - since)
         self._revokes.discard(scope)
 
@@ -134,6 +144,7 @@ class Listener:
 
     def lost(self, partitions: Sequence[PartitionOffsets]) -> None:
         _log.warning("%s: lost %s", self._name, ", ".join(map(repr, partitions)))
+        self._ending(partitions)
         self._assignment.interrupt(partitions)
         self._end(partitions, lost=True, duration=0.0)
 
@@ -154,9 +165,11 @@ class Listener:
 
     def received(self, segments: Sequence[Segment]) -> None:
         self._acknowledger.received(segments)
-        if self._told is not None:
-            self._told.received(segments)
-        self._assignment.received(segments)
+        to_handle = [segment for segment in segments if segment.untaken]
+        if to_handle or not segments:
+            if self._told is not None:
+                self._told.received(to_handle)
+            self._assignment.received(to_handle)
         if self._finished is not None:
             self._finished()
 

@@ -20,6 +20,7 @@ from trio_broadway_kafka._model._options import (
     StagesFactory,
     check_stages,
 )
+from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._rate import RateLimit, check_rate_limit
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._pipeline import Pipeline
@@ -34,6 +35,7 @@ def open_pipeline(
     topics: Iterable[str],
     stages: Stages | StagesFactory,
     name: str | None = None,
+    output: Output | None = None,
     rate_limit: RateLimit | None = None,
     start_from: StartFrom = "committed",
     stop_at: StopAtOption | None = None,
@@ -67,6 +69,9 @@ def open_pipeline(
             returns a `Stages`, or an async context manager of one, which is entered before
             the partition is fetched, and left, drained, before what is finished is committed.
         name: the pipeline's, for logs; the group's name unless given.
+        output: where `Message.produce` and dead letters go. With it a producer is made at
+            opening; without it one is made when there is something to produce, with the
+            connection settings of `kafka`, and the first record takes half a second more.
         rate_limit: how many messages may be taken in a time, over all partitions; None for
             no limit. `Pipeline.rate_limit` changes it while it runs.
         start_from: where this pipeline's first assignment of a partition starts:
@@ -110,6 +115,8 @@ def open_pipeline(
     check_stop_at(stop_at)
     if isinstance(stages, Stages):
         stages.check_bound(max_in_flight)
+    if not (output is None or isinstance(output, Output)):
+        raise ConfigError(f"output must be an Output(...), not {type(output).__name__}")
     told = check_instruments(instruments)
     options = PipelineOptions(
         max_in_flight=max_in_flight,
@@ -136,6 +143,7 @@ def open_pipeline(
 
         client = confluent = ConfluentClient(kafka)
         confluent.check(session)
+        confluent.check_output(output or Output())
     elif kafka is not None:
         raise ConfigError("give either kafka or client, not both")
     group = str(kafka["group.id"]) if kafka else None
@@ -150,6 +158,7 @@ def open_pipeline(
             told,
             group,
             stop_at,
+            output,
         )
     )
 

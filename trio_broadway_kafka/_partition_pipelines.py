@@ -66,6 +66,7 @@ class PartitionPipelines:
         self._share = 1
         self._closing = False
         self._ended_failed = 0
+        self._ended_retried = 0
         self._ended_batchers: tuple[BatcherStatistics, ...] = ()
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -125,6 +126,7 @@ class PartitionPipelines:
             self.intake.of.pop(state, None)
             if one.assignment is not None:
                 self._ended_failed += one.assignment.failed
+                self._ended_retried += one.assignment.retried
                 self._ended_batchers = sum_of_batchers(
                     (*self._ended_batchers, *one.assignment.batcher_statistics())
                 )
@@ -162,6 +164,11 @@ class PartitionPipelines:
     def failed(self) -> int:
         """How many times a handler failed."""
         return self._ended_failed + sum(assignment.failed for assignment in self._at_work())
+
+    @property
+    def retried(self) -> int:
+        """How many times a message was to be tried again."""
+        return self._ended_retried + sum(a.retried for a in self._at_work())
 
     @property
     def busy(self) -> int:
@@ -244,6 +251,16 @@ class PartitionPipelines:
         ]
         await self._side_by_side(drain, ending)
         return unfinished
+
+    def drop(self, partition: PartitionOffsets) -> None:
+        """As `Assignment.drop`."""
+        if (assignment := self._of[partition].assignment) is not None:
+            assignment.drop(partition)
+
+    async def wait_quiet(self, partition: PartitionOffsets) -> None:
+        """As `Assignment.wait_quiet`: the partition's stages are not left."""
+        if (assignment := self._of[partition].assignment) is not None:
+            await assignment.wait_quiet(partition)
 
     async def leave(self) -> None:
         """Leave all stages, within `leave_timeout`."""

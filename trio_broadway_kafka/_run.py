@@ -13,6 +13,7 @@ import trio
 from trio_broadway_kafka._kafka._client import KafkaClient
 from trio_broadway_kafka._model._moments import StartFrom, StopAtOption
 from trio_broadway_kafka._model._options import Stages, StagesFactory
+from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._rate import RateLimit
 from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
@@ -33,6 +34,7 @@ class PipelineArguments(_Needed, total=False):
 
     kafka: Mapping[str, object] | None
     name: str | None
+    output: Output | None
     rate_limit: RateLimit | None
     start_from: StartFrom
     stop_at: StopAtOption | None

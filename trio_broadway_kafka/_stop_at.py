@@ -9,14 +9,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
 import trio
 
-from trio_broadway_kafka._kafka._client import KafkaClient, Session, TopicPartition
-from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._kafka._client import (
+    KafkaClient,
+    OffsetCommit,
+    Session,
+    TopicPartition,
+)
+from trio_broadway_kafka._model._errors import BroadwayKafkaError, KafkaFailure
 from trio_broadway_kafka._model._moments import StopAtOption, milliseconds
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._stops import Stops
@@ -71,9 +76,14 @@ class StopAt:
         self._stops = Stops(None if self._when is None else milliseconds(self._when))
         self._begins: dict[TopicPartition, int] = {}
         self._before: dict[TopicPartition, int | None] = {}
+        self._committed: set[TopicPartition] = set()  # something of them, from here
         self._due_at = -math.inf
         self._trust_at = -math.inf
         self.client = StoppingClient(client, self._stops)
+
+    def note_committed(self, offsets: Iterable[OffsetCommit]) -> None:
+        """These were committed from here."""
+        self._committed.update(TopicPartition(o.topic, o.partition) for o in offsets)
 
     async def fix(self) -> None:
         """Look up where to stop; to be called once the client runs. Nothing is read before.
@@ -132,6 +142,7 @@ class StopAt:
         self,
         commit: Callable[[], Awaitable[None]],
         flush: Callable[[Collection[PartitionOffsets]], None],
+        held: Callable[[], Collection[TopicPartition]],
     ) -> None:
         """Wait until the group's committed offsets have reached all stops.
 
@@ -139,13 +150,15 @@ class StopAt:
             commit: commits what is finished here. An outage is waited out.
             flush: called with assignments of which no more will come: lets their open batches
                 leave, unless something is still on its way into them.
+            held: tells of partitions that are paused until somebody resumes them.
 
         Raises:
+            BroadwayKafkaError: nothing is left but what `held` tells of.
             KafkaFailure: Kafka refused.
         """
         try:
             await self._wait_fixed()
-            await self._wait_committed(commit, flush)
+            await self._wait_committed(commit, flush, held)
         except trio.ClosedResourceError:
             await trio.sleep_forever()  # the client has failed, and has said so
 
@@ -158,6 +171,7 @@ class StopAt:
         self,
         commit: Callable[[], Awaitable[None]],
         flush: Callable[[Collection[PartitionOffsets]], None],
+        held: Callable[[], Collection[TopicPartition]],
     ) -> None:
         awaited = {p for p in self._stops.partitions if not self._is_empty(p)}
         done: set[TopicPartition] = set()
@@ -166,6 +180,7 @@ class StopAt:
         while left := {p for p in awaited if not self._is_reached(p, done)}:
             done = awaited - left
             here = left & self._states.keys()
+            _check_held(left, held())
             if here and all(self._is_finished_here(p) for p in here):
                 await commit()
                 here = left & self._states.keys()
@@ -223,7 +238,7 @@ class StopAt:
             and offset >= self._stops.awaited(place)
             and (
                 now >= self._trust_at
-                or place in self.client.committed
+                or place in self._committed
                 or offset != self._before.get(place)
             )
         }
@@ -234,3 +249,13 @@ class StopAt:
         for topic in sorted({place.topic for place in gone}):
             _log.warning("topic %r is gone: its end is not waited for", topic)
         return gone
+
+
+def _check_held(left: set[TopicPartition], held: Collection[TopicPartition]) -> None:
+    """Raise if all that is waited for may never come."""
+    if left <= {*held}:
+        names = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(left))
+        raise BroadwayKafkaError(
+            f"stop_at is not reached: all that is left waits in {names}, paused by a "
+            "PausePartition() without seconds; what it holds is handled again by the next run"
+        )

@@ -24,7 +24,9 @@ from trio_broadway_kafka._kafka._client import (
     Session,
     TopicPartition,
 )
+from trio_broadway_kafka._kafka._producing import KafkaProducer
 from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._stops import Stops
 
 __all__ = ["StoppingClient"]
@@ -36,13 +38,9 @@ class StoppingClient:
     Args:
         client: the one that does the work.
         stops: where its partitions end.
-
-    Attributes:
-        committed: the partitions of which it has committed something.
     """
 
     def __init__(self, client: KafkaClient, stops: Stops) -> None:
-        self.committed: set[TopicPartition] = set()
         self._client = client
         self._stops = stops
         self._events: ClientEvents
@@ -84,9 +82,7 @@ class StoppingClient:
 
     async def commit(self, offsets: Sequence[OffsetCommit]) -> Sequence[OffsetCommit]:
         """See `KafkaClient`."""
-        committed = await self._client.commit(offsets)
-        self.committed.update(TopicPartition(c.topic, c.partition) for c in committed)
-        return committed
+        return await self._client.commit(offsets)
 
     def release(
         self,
@@ -140,6 +136,10 @@ class StoppingClient:
             "a pipeline with stop_at can't change its topics: where it ends was fixed for "
             f"them when it opened; open another one for {', '.join(topics)}"
         )
+
+    def producer(self, output: Output) -> KafkaProducer:
+        """As the client it wraps."""
+        return self._client.producer(output)
 
     def stop(self) -> None:
         """See `KafkaClient`."""

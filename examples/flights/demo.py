@@ -1,4 +1,6 @@
-"""The demo from start to end: a Kafka, the flights in it, the pipeline over them, a table."""
+"""The demo from start to end: a Kafka, the flights in it, the pipeline over them, a table; and
+the late reports.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import trio
 from trio_util import move_on_when, periodic, wait_any
 
 from examples.flights.data import read_flights
+from examples.flights.late import late_reports
 from examples.flights.members import run_members, stop_at_end_of_input, tell
 from examples.flights.pipeline import Rotations, run
 from examples.flights.report import Progress, ProgressLines, Screen, summary
@@ -63,6 +66,8 @@ async def demo(options: argparse.Namespace, screen: Screen, stop: trio.Event) ->
         members = await _follow(work, options, screen, stop)
         screen.say()
         screen.say(await _in_thread(_result, work, options.flights, members))
+        async with move_on_when(stop.wait):
+            await _finish(work, options, screen)
 
 
 async def _prepare(
@@ -195,6 +200,17 @@ async def _run_members(
         show=show,
         until=partial(wait_any, all_committed, stop.wait),
     )
+
+
+async def _finish(work: Work, options: argparse.Namespace, screen: Screen) -> None:
+    """When all flights are handled, once: the late reports, and what is malformed in them."""
+    told = work.folder / "late"
+    topic = Topic(work.bootstrap, work.topic)
+    if told.exists() or await _in_thread(topic.committed, work.group) < options.flights:
+        return
+    screen.say()
+    await late_reports(work.bootstrap, f"{work.group}-late", screen)
+    told.touch()
 
 
 async def member(options: argparse.Namespace, stop: trio.Event) -> None:

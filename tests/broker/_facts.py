@@ -18,8 +18,10 @@ from typing import Any, Final, TypeVar
 import pytest
 import trio
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     IsolationLevel,
+    KafkaError,
     KafkaException,
     Message as Record,
     Producer,
@@ -35,6 +37,7 @@ from confluent_kafka.admin import (
 )
 
 from trio_broadway_kafka import Message, Pipeline
+from trio_broadway_kafka._model._offset_map import decode
 
 __all__ = [
     "PATIENCE",
@@ -172,6 +175,21 @@ class Facts:
             self.produce_now, partition, count, keys, topic or self.topic
         )
 
+    async def produce_pairs(self, records: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """Append records, each of a partition, a key and a value."""
+
+        def produce() -> None:
+            producer = Producer({
+                "bootstrap.servers": self.bootstrap,
+                "queue.buffering.max.messages": max(len(records), 1),
+                "log_level": 0,
+            })  # fmt: skip
+            for partition, key, value in records:
+                producer.produce(self.topic, value, key, partition)
+            assert producer.flush(PATIENCE) == 0
+
+        await trio.to_thread.run_sync(produce)
+
     def produce_now(self, partition: int, count: int, keys: int, topic: str) -> None:
         failed: list[object] = []
 
@@ -198,11 +216,45 @@ class Facts:
         assert producer.flush(PATIENCE) == 0
         assert failed == []
 
+    async def read(self, topic: str, partitions: int) -> list[Record]:
+        """All records of committed transactions; of each partition in order."""
+        return await trio.to_thread.run_sync(self._read, topic, partitions)
+
+    def _read(self, topic: str, partitions: int) -> list[Record]:
+        consumer = Consumer({
+            "bootstrap.servers": self.bootstrap,
+            "group.id": f"{self.group}-reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "log_level": 0,
+        })  # fmt: skip
+        found: list[Record] = []
+        left = set(range(partitions))
+        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in sorted(left)])
+        while left:
+            for record in consumer.consume(10_000, timeout=1.0):
+                if (error := record.error()) is None:
+                    found.append(record)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(record.partition())
+        consumer.close()
+        return found
+
     async def committed(self) -> dict[int, int]:
         """The group's committed offsets, of partitions that have one."""
+        return {p.partition: p.offset for p in await self._ask_committed()}
+
+    async def finished_beyond(self, partition: int = 0) -> list[tuple[int, int]]:
+        """The runs of offsets that the committed metadata of a partition tell of."""
+        [found] = [p for p in await self._ask_committed() if p.partition == partition]
+        text = found.metadata or ""
+        return decode(text, found.offset, text.split(":")[1]) if text else []
+
+    async def _ask_committed(self) -> list[TopicPartition]:
         return await trio.to_thread.run_sync(self._committed, limiter=self._limiter)
 
-    def _committed(self) -> dict[int, int]:
+    def _committed(self) -> list[TopicPartition]:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -212,7 +264,7 @@ class Facts:
                     for number in metadata.topics[self.topic].partitions
                 ]
                 found = self._reader.committed(asked, timeout=PATIENCE)
-                return {p.partition: p.offset for p in found if p.offset >= 0}
+                return [p for p in found if p.offset >= 0]
             except KafkaException as error:
                 # As when the broker has just been started.
                 if "COORDINATOR" not in error.args[0].name() or time.monotonic() > deadline:
@@ -382,6 +434,10 @@ class MemberProcess:
 
     def _lines(self) -> Sequence[str]:
         return [line for line in self._events.read_text().splitlines(True) if line[-1] == "\n"]
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     async def wait(self, *, within: float = PATIENCE) -> int:
         """Wait until it has ended, and return its exit code."""

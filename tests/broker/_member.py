@@ -8,6 +8,9 @@ program is killed at once after it. The options, as one object of JSON:
     stages, options         more arguments of Stages and of open_pipeline
     work                    seconds that a message takes
     stuck                   offsets from this one on never finish
+    hangs                   these offsets never finish
+    output                  arguments of Output; each message is produced again, key and all,
+    to                      to this topic
     block                   [partition, offset, path]: at this message trio's loop is
                             blocked until the file is there, the first time
 """
@@ -24,7 +27,7 @@ from typing import Any
 
 import trio
 
-from trio_broadway_kafka import Message, Stages, open_pipeline, run_pipeline
+from trio_broadway_kafka import Message, Output, Stages, open_pipeline, run_pipeline
 
 
 def main() -> None:
@@ -33,6 +36,8 @@ def main() -> None:
     file = os.open(settings["events"], os.O_WRONLY | os.O_APPEND)
     work = settings.get("work", 0.0)
     stuck = settings.get("stuck")
+    hangs = settings.get("hangs", ())
+    to = settings.get("to")
     block = settings.get("block")
 
     def note(what: str, message: Message) -> None:
@@ -47,13 +52,15 @@ def main() -> None:
                 while not path.exists():  # noqa: ASYNC240 - this is what is tested
                     time.sleep(0.05)  # noqa: ASYNC251
                 await trio.lowlevel.checkpoint()
-            elif stuck is not None and message.offset >= stuck:
+            elif message.offset in hangs or (stuck is not None and message.offset >= stuck):
                 await trio.sleep_forever()
             elif work:
                 await trio.sleep(work)
         except trio.Cancelled:
             note("cancelled", message)
             raise
+        if to is not None:
+            message.produce(to, value=message.value, key=message.key)
         note("end", message)
 
     arguments = {
@@ -62,6 +69,8 @@ def main() -> None:
         "stages": Stages(handle_message=handle, **settings.get("stages", {})),
         **settings.get("options", {}),
     }
+    if "output" in settings:
+        arguments["output"] = Output(**settings["output"])
 
     async def until_interrupted() -> None:
         async with open_pipeline(**arguments):

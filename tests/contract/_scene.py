@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import trio
 
 from tests.contract._recorder import Member
 from tests.contract._systems import Store
 from trio_broadway_kafka._kafka._client import KafkaClient, Session, TopicPartition
+from trio_broadway_kafka._kafka._producing import KafkaProducer
 from trio_broadway_kafka._model._moments import StartFrom
+from trio_broadway_kafka._model._output import Output
 
 __all__ = ["Scene"]
 
@@ -30,6 +33,7 @@ class Scene:
         self.group = f"group-{uuid.uuid4().hex[:12]}"
         self._nursery = nursery
         self._members: list[Member] = []
+        self._producers: list[KafkaProducer] = []
 
     def partition(self, number: int) -> TopicPartition:
         """A partition of the topic."""
@@ -79,6 +83,14 @@ class Scene:
         self._members.append(member)
         return member
 
+    async def start_producer(self, member: Member, **options: Any) -> KafkaProducer:
+        """Start a producer of a member; `options` are those of `Output`."""
+        producer = member.client.producer(Output(**options))
+        with trio.fail_after(self.patience):
+            await self._nursery.start(producer.run)
+        self._producers.append(producer)
+        return producer
+
     async def start_owner(self, partitions: int) -> Member:
         """Make the topic, and start a member that owns all of it."""
         await self.create(partitions)
@@ -88,6 +100,8 @@ class Scene:
 
     async def close(self) -> None:
         """Stop the members, so that a real one leaves its group at once."""
+        for producer in self._producers:
+            producer.stop()
         for member in self._members:
             member.client.stop()
         with trio.fail_after(self.patience):

@@ -9,14 +9,16 @@ from typing import Any, Protocol
 
 import trio
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupState,
+    KafkaError,
     Producer,
     TopicPartition as ConfluentPartition,
 )
 from confluent_kafka.admin import AdminClient
 
-from trio_broadway_kafka._kafka._client import KafkaClient
+from trio_broadway_kafka._kafka._client import KafkaClient, RawMessage
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
 
 __all__ = ["FakeKafka", "RealKafka", "Store"]
@@ -55,6 +57,10 @@ class Store(Protocol):
 
     async def abort_transaction(self, topic: str, partition: int) -> None:
         """Leave an aborted record and a control record: two offsets, nothing to read."""
+        ...
+
+    async def read(self, topic: str, partition: int) -> list[RawMessage]:
+        """The records that a reader gets who waits for transactions to be committed."""
         ...
 
     async def committed(self, topic: str, partition: int, group: str) -> int | None: ...
@@ -108,6 +114,9 @@ class FakeKafka:
     async def abort_transaction(self, topic: str, partition: int) -> None:
         self.broker.gap(topic, partition, 1)
         self.broker.control_record(topic, partition)
+
+    async def read(self, topic: str, partition: int) -> list[RawMessage]:
+        return list(self.broker.records(topic, partition))
 
     async def committed(self, topic: str, partition: int, group: str) -> int | None:
         return self.broker.committed(topic, partition, group)
@@ -211,6 +220,31 @@ class RealKafka:
             producer.abort_transaction(30.0)
 
         await trio.to_thread.run_sync(abort)
+
+    async def read(self, topic: str, partition: int) -> list[RawMessage]:
+        def read() -> list[RawMessage]:
+            consumer = Consumer({
+                "bootstrap.servers": self._bootstrap,
+                "group.id": uuid.uuid4().hex,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+            })  # fmt: skip
+            found: list[RawMessage] = []
+            try:
+                consumer.assign([ConfluentPartition(topic, partition, OFFSET_BEGINNING)])
+                while True:
+                    message = consumer.poll(30.0)
+                    assert message is not None
+                    if message.error() is None:
+                        found.append(message)
+                    else:
+                        assert message.error().code() == KafkaError._PARTITION_EOF
+                        return found
+            finally:
+                consumer.close()
+
+        return await trio.to_thread.run_sync(read)
 
     async def committed(self, topic: str, partition: int, group: str) -> int | None:
         def committed() -> int | None:

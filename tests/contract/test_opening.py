@@ -119,3 +119,18 @@ async def test_a_cancelled_run_ends_at_once(kafka: Scene) -> None:
         started_at = trio.current_time()
         nursery.cancel_scope.cancel()
     assert trio.current_time() - started_at <= min(kafka.slack, 5.0)
+
+
+async def test_the_assignment_carries_the_topics_id(kafka: Scene) -> None:
+    await kafka.create(partitions=2)
+    other = f"{kafka.topic}-2"
+    await kafka.store.create_topic(other, 1)
+    member = await kafka.start(topics=[kafka.topic, other])
+    owned = await member.owns(3)
+    ids = {
+        topic: {o.topic_id for o in owned.values() if o.topic == topic}
+        for topic in (kafka.topic, other)
+    }
+    assert [len(found) for found in ids.values()] == [1, 1]
+    assert "" not in ids[kafka.topic] | ids[other]
+    assert ids[kafka.topic] != ids[other]

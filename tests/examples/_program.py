@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -70,3 +72,22 @@ def committed(broker: KafkaBroker, topic: str, group: str) -> int:
     (place,) = consumer.committed([TopicPartition(topic, 0)], timeout=20)
     consumer.close()
     return place.offset
+
+
+def values(broker: KafkaBroker, topic: str, count: int) -> list[dict[str, object]]:
+    """The first records of a topic of one partition, of committed transactions."""
+    reader = Consumer({
+        "bootstrap.servers": broker.bootstrap,
+        "group.id": f"{topic}-reader",
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+    })  # fmt: skip
+    reader.subscribe([topic])
+    found: list[dict[str, object]] = []
+    deadline = time.monotonic() + 30
+    while len(found) < count and time.monotonic() < deadline:
+        message = reader.poll(0.1)
+        if message is not None and message.error() is None:
+            found.append(json.loads(message.value() or b"null"))
+    reader.close()
+    return found

@@ -176,6 +176,7 @@ class Scene:
             self,
             self.reported,
             self._post,
+            lambda topics: {topic: f"id of {topic}" for topic in topics},
         )
 
     def _post(self, function: Callable[..., None], *args: object) -> bool:

@@ -249,7 +249,7 @@ def test_partitions_are_assigned_where_they_start_and_what_waits_at_the_end(
 
 def test_what_waited_is_sought_before_anything_is_read_of_it() -> None:
     consumer = StubConsumer()
-    partitions = Partitions(cast(Consumer, consumer))
+    partitions = Partitions(cast(Consumer, consumer), lambda _: {})
     partitions.pause_unowned(natives(T0))
     [assigned] = partitions.assign(natives(T0), known=True, first_offset=None, starts={T0: 5})
     partitions.seek({T0: 5})

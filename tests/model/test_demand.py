@@ -10,8 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from tests._records import arrive, assignment
 from trio_broadway_kafka._model._demand import CHUNK, Demand
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._model._segment import Segment
 
 HALF_A_SECOND = 0.5  # a client without a fetch for so long has paused its partitions

@@ -17,7 +17,7 @@ def test_every_exception_of_the_library_has_one_base() -> None:
         for value in map(vars(trio_broadway_kafka).get, trio_broadway_kafka.__all__)
         if isinstance(value, type) and issubclass(value, Exception)
     ]
-    assert len(exceptions) == 5
+    assert len(exceptions) == 7
     assert all(issubclass(exception, BroadwayKafkaError) for exception in exceptions)
     assert issubclass(ConfigError, ValueError)
 

@@ -7,7 +7,8 @@ import pytest
 from tests._records import arrive, assignment
 from trio_broadway_kafka._model._intakes import PartitionIntakes
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 
 
 @pytest.mark.parametrize(

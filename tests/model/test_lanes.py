@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests._records import Record, arrive, assignment
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._model._segment import Segment
 
 AnyLanes = UnorderedLanes | PartitionLanes | KeyedLanes

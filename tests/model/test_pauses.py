@@ -27,6 +27,6 @@ def test_only_what_the_user_asked_for_outlives_the_assignment() -> None:
     pauses.entering.add(state)
     pauses.sharing.add(state)
     pauses.by_user("t", 0)
-    pauses.ended(state)
+    pauses.clear(state)
     assert pauses.of(state) == pauses.of(assignment(epoch=2)) == ("user",)
     assert pauses.of(assignment(1)) == ()

@@ -372,7 +372,7 @@ async def test_a_returned_value_stops_the_pipeline(
     ) as raised:
         async with _open(broker, stages) as pipeline:
             await pipeline.wait_finished()
-    assert raised.value.exceptions[0].__notes__ == ["for 3 messages of <t/0 epoch 1>"]
+    assert raised.value.exceptions[0].__notes__ == ["for 3 messages of t/0"]
     assert broker.committed("t", 0) is None
 
 

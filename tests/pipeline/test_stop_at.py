@@ -19,6 +19,7 @@ from trio_broadway_kafka import (
     ConfigError,
     KafkaFailure,
     Message,
+    Output,
     Pipeline,
     Stages,
     open_pipeline,
@@ -427,6 +428,56 @@ async def test_what_comes_here_to_be_started_over_is_waited_for_though_it_was_do
             broker.rebalance(first, [("t", done)], to=second)
     assert two.offsets == {0: [*range(5)], 1: [*range(5)]}
     assert [broker.committed("t", n) for n in (0, 1)] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [None, Output(transactional_id="one", transaction_interval=1000)],
+    ids=["plain", "transactions"],
+)
+async def test_what_was_started_over_and_committed_here_is_done_wherever_it_goes(
+    autojump_clock: trio.testing.MockClock, output: Output | None
+) -> None:
+    """Though the committed offset is what it was before."""
+    broker = FakeBroker(topics={"t": 2})
+    broker.produce("t", *[b"v"] * 5, partition=0)
+    broker.produce("t", *[b"v"] * 5, partition=1)
+    async with _open(broker, Seen(), stop_at=None) as pipeline:
+        await pipeline.wait_caught_up()
+        await pipeline.commit()
+    other, client = broker.client(), broker.client()
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        last_of_one = (message.partition, message.offset) == (1, 4)
+        await trio.sleep(5 if last_of_one else 4 * (1 - message.partition))
+        handled.append(message.partition)
+
+    stages = Stages(handle_message=handle, ordering="partition")
+
+    async def take_one_over(*, task_status: trio.TaskStatus[None]) -> None:
+        async with _open(broker, Seen(), client=other, stop_at=None) as second:
+            await second.wait_assigned()
+            if [p.partition for p in second.statistics().partitions] != [1]:
+                broker.rebalance(other, [("t", 0)], to=client)
+                broker.rebalance(client, [("t", 1)], to=other)
+            task_status.started()
+            await trio.sleep_forever()
+
+    options = {
+        "stages": stages,
+        "start_from": "earliest",
+        "output": output,
+        "commit_interval": math.inf,
+    }
+    async with trio.open_nursery() as nursery:
+        async with _ending(broker, Seen(), client=client, **options):
+            await trio.sleep(3)
+            assert handled == [1] * 4  # the last one ends while it is revoked
+            await nursery.start(take_one_over)
+        nursery.cancel_scope.cancel()
+    assert handled.count(1) == 5
+    assert trio.current_time() < 40
 
 
 async def test_a_replay_trusts_what_others_own_and_have_committed_after_a_minute(

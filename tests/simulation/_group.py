@@ -25,11 +25,14 @@ import trio
 from trio_broadway_kafka import (
     Batch,
     Batcher,
+    FailurePolicy,
     KafkaFailure,
     Message,
+    PausePartition,
     Pipeline,
     PipelineStatistics,
     RateLimit,
+    Retry,
     Skip,
     Stages,
     _connect,
@@ -37,9 +40,11 @@ from trio_broadway_kafka import (
 )
 from trio_broadway_kafka._assignment import Assignment
 from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._model._offset_map import decode
 from trio_broadway_kafka._model._options import Ordering
 from trio_broadway_kafka.testing import FakeBroker
 from trio_broadway_kafka.testing._fake_client import FakeClient
+from trio_broadway_kafka.testing._fake_cluster import AcceptedCommit
 from trio_broadway_kafka.testing._scheduler import OutOfSteps, simulate
 
 TICK = 0.01
@@ -56,7 +61,7 @@ ENDING = ("stays", "stays", "drains", "is cancelled", "ends")
 ENTERING = ("returns", "suspends", "sleeps", "resists", "swallows")
 LEAVING = ("returns", "suspends", "sleeps", "resists", "swallows", "sleeps long")
 GOOD = LEAVING[:5]
-HANDLING = (*GOOD, "raises", "fails", "turns its cancellation into an error")
+HANDLING = (*GOOD, "raises", "turns its cancellation into an error")
 
 
 class Planned(Exception):
@@ -69,8 +74,7 @@ class Epoch:
 
     Attributes:
         base: the offset where it started.
-        finished: offsets, and when.
-        unprepared: those that were failed before they could start.
+        finished: offsets, and when; those that are skipped too.
         leaving_at: when its context began to be left.
         failed: that did not end well.
     """
@@ -80,7 +84,6 @@ class Epoch:
     number: int
     base: int
     finished: dict[int, float] = field(default_factory=dict[int, float])
-    unprepared: set[int] = field(default_factory=set[int])
     running: int = 0
     leaving_at: float = math.inf
     failed: bool = False
@@ -119,6 +122,7 @@ class Member:
         orderings: list[Ordering] = ["key", "partition", "unordered", key_of]
         self.orderings = rng.sample(orderings, 2)
         self.epochs = EpochsOf(self)
+        self.last_epoch: dict[tuple[int, int], Epoch] = {}  # in which a message started
         self.contexts: dict[int, Epoch] = {}
         self.limit = RateLimit(messages=rng.randint(1, 20), per=TICK * rng.randint(1, 10))
         self.before: PipelineStatistics | None = None
@@ -177,8 +181,20 @@ class Member:
             batchers=batchers,
             ordering=rng.choice(self.orderings),
             concurrency=rng.randint(1, 4),
-            on_failure=Skip(),
+            on_failure=self.choose,
         )
+
+    def choose(self, message: Message) -> FailurePolicy:
+        """What becomes of a failed message."""
+        rng = self.world.rng
+        what = rng.random()
+        if what < 0.2:
+            return PausePartition(seconds=rng.choice([0, TICK, 10 * TICK]))
+        if what < 0.4:
+            wait = rng.choice([TICK, 10 * TICK])
+            return Retry(attempts=math.inf, wait_initial=wait, wait_jitter=0)
+        self.last_epoch[message.partition, message.offset].finish([message])
+        return Skip()
 
     @asynccontextmanager
     async def context(self, epoch: Epoch) -> AsyncIterator[Stages]:
@@ -221,24 +237,27 @@ class Member:
         epoch = self.epoch(messages[0].partition)
         self.check_start(epoch)
         for message in messages:
+            self.last_epoch[message.partition, message.offset] = epoch
             message.data = ("prepared", message.offset)
         if await self.run(epoch, GOOD) and self.world.rng.random() < 0.1:
-            epoch.unprepared.update(message.offset for message in messages)
             raise ValueError
 
     def handler(self, *, then_batch: bool) -> Any:
         async def handle(message: Message) -> None:
             epoch = self.epoch(message.partition)
-            self.check_start(epoch)
+            self.last_epoch[message.partition, message.offset] = epoch
+            # Another attempt may have begun with preparing it.
+            self.check_start(epoch, has_started=message.attempt > 1)
             if message.offset in epoch.finished:
                 self.wrong(f"{message!r} starts though it has finished")
             self.take_token(epoch, message)
             if message.data not in (b"v", ("prepared", message.offset)):
                 self.wrong(f"{message!r} has the data {message.data!r}")
-            if await self.run(epoch, HANDLING, message) and (
-                not then_batch or message.failure is not None
-            ):
-                epoch.finish([message])
+            if await self.run(epoch, HANDLING) and message.failure is None:
+                if self.world.rng.random() < 0.1:
+                    message.fail("as planned")
+                elif not then_batch:
+                    epoch.finish([message])
 
         return handle
 
@@ -246,8 +265,9 @@ class Member:
         places = [segment.partition for segment, _ in batch._places()]
         states = dict.fromkeys(places)
         epochs = [self.epochs[state.partition, state.epoch] for state in states]
+        of = [self.epochs[state.partition, state.epoch] for state in places]
         for epoch in epochs:
-            self.check_start(epoch)
+            self.check_start(epoch, has_started=True)
             epoch.running += 1
         for state, message in zip(places, batch, strict=True):
             self.take_token(self.epochs[state.partition, state.epoch], message)
@@ -256,17 +276,23 @@ class Member:
         finally:
             for epoch in epochs:
                 epoch.running -= 1
-        for epoch in epochs:
-            epoch.finish([one for one in batch if one.partition == epoch.partition])
+        for epoch, message in zip(of, batch, strict=True):
+            self.last_epoch[message.partition, message.offset] = epoch
         ending = self.world.rng.choice(["returns", "returns", "raises", "fails"])
         if ending == "raises":
             raise ValueError
         if ending == "fails":
             batch.messages[0].fail("as planned")
+        for epoch, message in zip(of, batch, strict=True):
+            if message.failure is None:
+                epoch.finish([message])
 
-    def check_start(self, epoch: Epoch) -> None:
+    def check_start(self, epoch: Epoch, *, has_started: bool = False) -> None:
         if self.own_stages and epoch.leaving_at < math.inf:
             self.wrong(f"something of {epoch.partition} starts as its context has been left")
+        state = self.pipeline._partitions.get(TopicPartition("t", epoch.partition))
+        if not has_started and state in self.pipeline._source.pausing.pauses.policy:
+            self.wrong(f"something of {epoch.partition} starts though it is paused")
 
     def take_token(self, epoch: Epoch, message: Message) -> None:
         """There must have been one; what is handled again after it was cut off needs none."""
@@ -275,9 +301,7 @@ class Member:
         if self.limited and len(self.taken) > self.limit.messages + came + 0.01:
             self.wrong(f"{len(self.taken)} were taken at {trio.current_time()}")
 
-    async def run(
-        self, epoch: Epoch | None, manners: tuple[str, ...], message: Message | None = None
-    ) -> bool:
+    async def run(self, epoch: Epoch | None, manners: tuple[str, ...]) -> bool:
         """Be a handler. Returns whether what it does counts; raises where it fails."""
         world = self.world
         manner = world.rng.choice(manners) if world.rng.random() < 0.5 else "returns"
@@ -285,16 +309,10 @@ class Member:
             epoch.running += 1
         try:
             if manner == "raises":
-                assert epoch is not None
-                assert message is not None
                 if world.rng.random() < 0.5:
                     await world.behave("suspends")
-                epoch.finish([message])
                 raise ValueError
-            if manner == "fails":
-                assert message is not None
-                message.fail("as planned")
-            elif manner == "turns its cancellation into an error":
+            if manner == "turns its cancellation into an error":
                 try:
                     await world.behave("sleeps")
                 except trio.Cancelled:
@@ -492,18 +510,27 @@ class World:
 
     def check_commits(self) -> None:
         members = {member.client: member for member in self.members}
+        last: dict[int, AcceptedCommit] = {}
+        told: dict[Epoch, set[int]] = {}  # finished by others, as it was told
         for commit in self.broker.commits:
             member = members[commit.client]  # type: ignore[index]
             name = f"{commit.partition} epoch {commit.epoch} up to {commit.offset}"
-            epoch = member.epochs.get((commit.partition, commit.epoch))
-            if epoch is None:
-                self.wrong.append(f"{member}: committed {name}, of which nothing was handled")
-                continue
+            before = last.get(commit.partition)
+            place = (commit.partition, commit.epoch)
+            epoch = member.epochs.get(place)
+            if epoch is None:  # nothing was handled: all was finished before
+                epoch = Epoch(member, *place, before.offset if before is not None else 0)
+                member.epochs[place] = epoch
+            if epoch not in told:
+                told[epoch] = _mapped(before)
+                if again := told[epoch] & epoch.finished.keys():
+                    self.wrong.append(f"{member}: of {name} {again} were handled again")
+            last[commit.partition] = commit
             missing = [
                 offset
-                for offset in range(epoch.base, commit.offset)
+                for offset in (*range(epoch.base, commit.offset), *_mapped(commit))
                 if not epoch.finished.get(offset, math.inf) <= commit.time
-                and offset not in epoch.unprepared
+                and offset not in told[epoch]
             ]
             if missing:
                 self.wrong.append(f"{member}: committed {name}, though {missing} were not done")
@@ -512,6 +539,14 @@ class World:
                     f"{member}: committed {name} at {commit.time}, though leaving had failed, "
                     f"which began at {epoch.leaving_at}"
                 )
+
+
+def _mapped(commit: AcceptedCommit | None) -> set[int]:
+    """The offsets that a commit tells of beyond its own."""
+    if commit is None or not commit.metadata:
+        return set()
+    runs = decode(commit.metadata, commit.offset, commit.metadata.split(":")[1])
+    return {offset for run in runs for offset in range(*run)}
 
 
 def key_of(message: Message) -> bytes | None:

@@ -17,12 +17,12 @@ import trio
 import trio.testing
 
 from tests._records import Record, arrive
-from trio_broadway_kafka import Message, Skip, Stages
+from trio_broadway_kafka import Message, Retry, Skip, Stages
 from trio_broadway_kafka._assignment import Assignment
 from trio_broadway_kafka._connect import make_lanes
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka.testing._scheduler import simulate
 
 # How a handler may behave, and what of it the model has to know: whether an end by a
@@ -62,6 +62,7 @@ class Plan:
     faults: tuple[tuple[str, float, int], ...]  # kind, time, partition or processor
     cancelled_at: float | None
     settling: float = 0.0  # the part of failures that handle_failed suspends for
+    retrying: float = 0.0  # the part of failures that are tried again
 
 
 def make_plan(seed: int, ordering: str) -> Plan:
@@ -84,6 +85,7 @@ def make_plan(seed: int, ordering: str) -> Plan:
         faults=tuple((kind, time, target) for time, kind, target in faults),
         cancelled_at=rng.uniform(0, 10 * TICK) if rng.random() < 0.3 else None,
         settling=rng.choice([0.0, 0.5, 1.0]),
+        retrying=rng.choice([0.0, 0.5, 0.9]),
     )
 
 
@@ -101,7 +103,7 @@ class World:
             handle_failed=self.handle_failed if plan.settling else None,
             ordering=function_lane if ordering == "function" else ordering,  # type: ignore[arg-type]
             concurrency=plan.concurrency,
-            on_failure=Skip(),
+            on_failure=self.choose if plan.retrying else Skip(),
         )
         self.lanes = make_lanes(stages, share=plan.share)
         self.assignment = Assignment(
@@ -181,7 +183,7 @@ class World:
                 return raw
 
     async def handle(self, message: Message) -> None:
-        raw: Record = message._raw  # type: ignore[assignment]
+        raw: Record = message._record  # type: ignore[assignment]
         self.check_start(raw)
         lane = self.lane_of(raw)
         self.active[lane] = raw
@@ -202,7 +204,7 @@ class World:
     async def handle_failed(self, messages: list[Message]) -> None:
         """Comes with no step in between, so that the lane has been held all the time."""
         (message,) = messages
-        raw: Record = message._raw  # type: ignore[assignment]
+        raw: Record = message._record  # type: ignore[assignment]
         lane = self.lane_of(raw)
         if (other := self.active.get(lane)) is not None:
             self.wrong.append(f"{raw.offset()} is settled while {other.offset()} is handled")
@@ -218,6 +220,17 @@ class World:
                 del self.active[lane]
             settled.add(raw)
             self.trace.append(f"{raw.state!r} {raw.offset()} settled: {raw in self.finished}")
+
+    def choose(self, message: Message) -> Retry | Skip:
+        """Comes with no step after the handler: the lane has been held all the time."""
+        if self.rng.random() > self.plan.retrying:
+            return Skip()
+        raw: Record = message._record  # type: ignore[assignment]
+        self.finished.discard(raw)
+        self.cut_off.add(raw)
+        self.trace.append(f"{raw.state!r} {raw.offset()} is to be tried again")
+        wait = self.rng.random() * 3 * TICK
+        return Retry(attempts=math.inf, wait_initial=wait, wait_exp_base=1, wait_jitter=0)
 
     def check_start(self, raw: Record) -> None:
         name = f"{raw.state!r} {raw.offset()}"
@@ -388,6 +401,8 @@ class World:
         for busy in getattr(self.lanes, "_busy", {}).values():
             if busy:
                 self.wrong.append(f"lanes {[*busy]} are still busy")
+        if self.lanes.retries or self.lanes.waiting:
+            self.wrong.append("messages still wait for another attempt")
         if getattr(self.lanes, "hot", None) is not None:
             self.wrong.append("a lane is still hot")
 

@@ -159,7 +159,7 @@ async def test_offsets_are_tracked_as_the_actual_ones_so_gaps_are_skipped(
     autojump_clock: MockClock,
 ) -> None:
     """Of 10, 11, 13 and 15: what comes after the last finished one is committed, not what
-    would come if there were no gaps."""
+    would come if there were no gaps. (Before 10 is finished, it is 10 with a map.)"""
     broker = FakeBroker(topics={"t": 1}, poll_interval=math.inf)
     for gap, count in ((10, 2), (1, 1), (1, 1)):
         broker.gap("t", 0, gap)
@@ -175,10 +175,10 @@ async def test_offsets_are_tracked_as_the_actual_ones_so_gaps_are_skipped(
         stages=Stages(handle_message=handle, ordering="unordered"),
         commit_interval=0,
     ):
-        for offset, commits in ((11, []), (13, []), (10, [14]), (15, [14, 16])):
+        for offset, commits in ((11, [10]), (13, [10]), (10, [10, 14]), (15, [10, 14, 16])):
             done[offset].set()
             await wait_all_tasks_blocked()
-            assert [commit.offset for commit in broker.commits] == commits
+            assert [*dict.fromkeys(commit.offset for commit in broker.commits)] == commits
 
 
 async def test_revoke_drops_what_waits_and_waits_for_what_is_in_flight(

@@ -304,12 +304,13 @@ async def test_acknowledger_ack_1_commits_1(autojump_clock: MockClock) -> None:
     assert sent.commits == [2]
 
 
-async def test_acknowledger_ack_3_alone_commits_nothing(autojump_clock: MockClock) -> None:
+async def test_acknowledger_ack_3_alone_moves_nothing(autojump_clock: MockClock) -> None:
+    """Theirs commits nothing; ours the first offset, whose metadata tell of 3."""
     sent = Acknowledged()
     async with sent.known():
         await sent.ack([3])
-        assert sent.commits == []
-    assert sent.commits == []
+        assert sent.commits == [1]
+    assert sent.commits == [1]
 
 
 async def test_acknowledger_ack_1_to_3_is_one_commit_of_3(autojump_clock: MockClock) -> None:

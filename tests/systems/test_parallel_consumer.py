@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_broadway_kafka import Message, Stages, open_pipeline
+from trio_broadway_kafka import Message, Retry, Stages, open_pipeline
 from trio_broadway_kafka.testing import FakeBroker
 
 # Its table: 10,000 records in one partition, 100 at once, 0 to 5 ms of work each.
@@ -129,3 +129,50 @@ async def test_metrics_in_flight_waiting_highest_finished_and_highest_contiguous
     assert partition.highest_finished == 19
     assert (partition.position, partition.end, partition.lag) == (40, 40, 37)
     assert partition.oldest_unacked_s == 5
+
+
+async def test_a_restart_repeats_only_what_had_not_finished(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 1_000)
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+        if message.offset % 100 == 7 and trio.current_time() < 5:
+            await trio.sleep_forever()
+
+    stages = Stages(handle_message=handle, ordering="unordered", concurrency=20)
+    for _ in range(2):
+        async with open_pipeline(
+            client=broker.client(), topics=["t"], stages=stages, drain_timeout=0
+        ):
+            await trio.sleep(5)
+    assert handled[1_000:] == [*range(7, 1_000, 100)]
+    assert broker.committed("t", 0) == 1_000
+    # Theirs are at most 4,096 characters, ours one less: librdkafka adds a NUL.
+    assert max(len(commit.metadata) for commit in broker.commits) <= 4_095
+
+
+async def test_a_retry_with_a_delay_does_not_hold_up_other_keys(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    for number in range(100):
+        broker.produce("t", b"v", key=b"%d" % (number % 10))
+    done: dict[int, float] = {}
+
+    async def handle(message: Message) -> None:
+        if message.key == b"3" and message.attempt == 1:
+            raise LookupError
+        done[message.offset] = trio.current_time()
+
+    policy = Retry(wait_initial=60, wait_max=60, wait_jitter=0)
+    stages = Stages(handle_message=handle, on_failure=policy, concurrency=1)
+    async with open_pipeline(client=broker.client(), topics=["t"], stages=stages) as pipeline:
+        await pipeline.wait_caught_up()
+    assert {offset for offset, time in done.items() if time < 1} == {
+        offset for offset in range(100) if offset % 10 != 3
+    }
+    assert [done[offset] for offset in range(3, 100, 10)] == [
+        60.0 * (number + 1) for number in range(10)
+    ]

@@ -19,8 +19,11 @@ from tests.broker._facts import PATIENCE, Facts, show, until
 from trio_broadway_kafka import (
     Batch,
     Batcher,
+    DeadLetter,
+    FailurePolicy,
     KafkaFailure,
     Message,
+    Retry,
     Skip,
     Stages,
     Stop,
@@ -390,3 +393,49 @@ async def test_what_a_failure_does_is_the_pipelines_to_say(
     except* LookupError:
         raised = True
     assert (raised, broker.committed("t", 0)) == ((True, 1) if stops else (False, 3))
+
+
+async def test_a_deadline_for_handlers(autojump_clock: MockClock) -> None:
+    """Broadway #335."""
+    failures: list[tuple[float, BaseException | None]] = []
+
+    async def handle(message: Message) -> None:
+        if message.attempt == 1:
+            await trio.sleep_forever()
+
+    def on_failure(message: Message) -> Retry:
+        failures.append((trio.current_time(), message.failure))
+        return Retry(wait_initial=1, wait_jitter=0)
+
+    stages = Stages(handle_message=handle, handler_timeout=30, on_failure=on_failure)
+    async with open_test_pipeline(stages=stages) as pipeline:
+        acks = await pipeline.push(b"v")
+    assert len(acks.succeeded) == 1
+    assert trio.current_time() == pytest.approx(31)
+    [(time, failure)] = failures
+    assert time == pytest.approx(30)
+    assert isinstance(failure, trio.TooSlowError)
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome"),
+    [
+        (Retry(attempts=3, wait_initial=1, wait_jitter=0, then=Skip()), (3, 2, 1, 0)),
+        (DeadLetter("dead"), (1, 0, 0, 1)),
+    ],
+    ids=["retry", "dead letter"],
+)
+async def test_retry_or_set_aside_per_pipeline(
+    autojump_clock: MockClock, policy: FailurePolicy, outcome: tuple[int, ...]
+) -> None:
+    """broadway_kafka #30 #91 #103."""
+
+    async def handle(message: Message) -> None:
+        raise LookupError
+
+    async with open_test_pipeline(
+        stages=Stages(handle_message=handle, on_failure=policy)
+    ) as pipeline:
+        await pipeline.push(b"v")
+        now = pipeline.statistics()
+    assert (now.failed, now.retried, now.skipped, now.dead_lettered) == outcome

@@ -14,8 +14,10 @@ from trio_broadway_kafka import (
     Batch,
     Batcher,
     ConfigError,
+    DeadLetter,
     Message,
     MessageFailed,
+    Output,
     Pipeline,
     Skip,
     Stages,
@@ -606,3 +608,35 @@ def test_pytest_does_not_take_its_class_for_tests(pytester: pytest.Pytester) -> 
         def test_it(): pass
     """)
     pytester.runpytest("-W", "error").assert_outcomes(passed=1)
+
+
+# Outputs.
+
+
+@pytest.mark.parametrize(
+    "output",
+    [None, Output(delivery_timeout=5), Output(transactional_id="test")],
+    ids=["none given", "given", "transactions"],
+)
+async def test_what_messages_produce_is_there_when_they_are_acknowledged(
+    autojump_clock: MockClock, output: Output | None
+) -> None:
+    async def handle(message: Message) -> None:
+        if message.value == b"bad":
+            raise ValueError("bad")
+        message.produce("out", value=message.value, key=b"k", partition=2)
+
+    stages = Stages(handle_message=handle, on_failure=DeadLetter("dead"))
+    async with open_test_pipeline(stages=stages, output=output) as pipeline:
+        assert pipeline.produced("out") == []
+        acks = await pipeline.push(b"1", b"bad", b"2")
+        assert [len(part) for part in acks] == [2, 1]
+        assert [record.value() for record in pipeline.produced("out")] == [b"1", b"2"]
+        [letter] = pipeline.produced("dead")
+        assert letter.value() == b"bad"
+        assert ("dead_letter.exception_type", b"ValueError") in (letter.headers() or [])
+
+
+async def test_an_output_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"output must be an Output"):
+        open_test_pipeline(stages=Stages(), output="out")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,16 +18,22 @@ from trio_broadway_kafka import (
     BatcherTopology,
     BroadwayKafkaError,
     ConfigError,
+    DeadLetter,
+    DeadLetterFailed,
     FailurePolicy,
+    FencedError,
     Instrument,
     KafkaFailure,
     Message,
     MessageFailed,
+    Output,
     PartitionStatistics,
+    PausePartition,
     Pipeline,
     PipelineBug,
     PipelineStatistics,
     RateLimit,
+    Retry,
     Skip,
     Stages,
     StagesTopology,
@@ -34,6 +41,14 @@ from trio_broadway_kafka import (
     Topology,
     open_pipeline,
     run_pipeline,
+)
+from trio_broadway_kafka.dead_letters import (
+    Letter,
+    Place,
+    Redriven,
+    Selection,
+    read,
+    redrive,
 )
 from trio_broadway_kafka.instruments import Instrument as SameInstrument, LoggingInstrument
 
@@ -52,6 +67,10 @@ class Handlers:
         assert_type(message.attempt, int)
         assert_type(message.failure, BaseException | None)
         message.data = {"any": "thing"}
+        message.produce("out", value=b"v", key=None, headers=[("h", b"1")], partition=0)
+        message.produce("out", value=None, key=b"tombstone")
+        message.produce("out")  # type: ignore[call-arg]
+        message.produce("out", value="text")  # type: ignore[arg-type]
         message.fail("a reason")
         message.fail(ValueError("an exception"))
 
@@ -70,11 +89,49 @@ def lane(message: Message) -> Hashable:
     return message.key
 
 
-def policy(message: Message) -> Stop | Skip:
-    return Skip() if isinstance(message.failure, MessageFailed) else Stop()
+def policy(message: Message) -> Stop | Skip | Retry | PausePartition:
+    if isinstance(message.failure, MessageFailed):
+        return Skip() if message.attempt > 3 else Stop()
+    pause = PausePartition(seconds=60)
+    return Retry(
+        attempts=math.inf,
+        wait_initial=0.1,
+        wait_max=30,
+        wait_exp_base=2,
+        wait_jitter=1,
+        then=pause,
+    )
 
 
 stages = Stages(handle_message=handle)
+Stages(
+    handle_message=handle,
+    handler_timeout=5,
+    on_failure=Retry(then=DeadLetter("dead", max_consecutive=100, then=PausePartition())),
+)
+output = Output(
+    kafka={"compression.type": "zstd"},
+    transactional_id="orders-1",
+    transaction_interval=0.1,
+    delivery_timeout=30,
+)
+open_pipeline(kafka={}, topics=["t"], stages=stages, output=output)
+fenced: KafkaFailure = FencedError("another has it", code="_FENCED")
+undelivered: KafkaFailure = DeadLetterFailed("it is away", code="_TIMED_OUT")
+
+
+async def redrive_some() -> None:
+    selection = Selection(since=datetime.now(UTC), exception_types=["ValueError"])
+    async with read("dead", kafka={}, selection=selection, place=Place(0, 42)) as letters:
+        async for letter in letters:
+            assert_type(letter, Letter)
+            assert_type(letter.came_from, tuple[str, int, int] | None)
+            assert_type(letter.headers, tuple[tuple[str, bytes | None], ...])
+    result = await redrive("dead", kafka={}, selection=selection, max_count=10, dry_run=True)
+    assert_type(result, Redriven)
+    assert_type(result.count, int)
+
+
 Stages(handle_message=Handlers().handle, ordering="partition", concurrency=8)
 Stages(handle_message=handle, ordering=lane, on_failure=policy)
 Stages(handle_message=handle, on_failure=Skip())
@@ -260,6 +317,8 @@ async def use() -> None:
         statistics = pipeline.statistics()
         assert_type(statistics, PipelineStatistics)
         assert_type(statistics.received, int)
+        assert_type(statistics.retried, int)
+        assert_type(statistics.dead_lettered, int)
         assert_type(statistics.partitions, tuple[PartitionStatistics, ...])
         assert_type(statistics.partitions[0].lag, int | None)
         assert_type(statistics.partitions[0].paused, tuple[str, ...])

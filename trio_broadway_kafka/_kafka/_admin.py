@@ -7,7 +7,7 @@ requests wait behind its fetch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final
 
@@ -23,6 +23,7 @@ from confluent_kafka.admin import (
     ListOffsetsResultInfo,  # pyright: ignore[reportPrivateImportUsage]
     NewTopic,  # pyright: ignore[reportPrivateImportUsage]
     OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]
+    TopicDescription,  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from trio_broadway_kafka._kafka._client import TopicPartition
@@ -50,7 +51,11 @@ Offsets = dict[TopicPartition, int]
 
 
 class Admin:
-    """The AdminClient of one client, made when it is first needed. Thread-safe."""
+    """The AdminClient of one client, made when it is first needed. Thread-safe.
+
+    Attributes:
+        topic_ids: those of topics that were asked for, as they were told last.
+    """
 
     def __init__(self, config: ClientConfig, reports: Reports) -> None:
         self._config = config
@@ -58,6 +63,7 @@ class Admin:
         self._lock = threading.Lock()
         self._client: AdminClient | None = None
         self._closed = False
+        self.topic_ids: dict[str, str] = {}
 
     def connect(self) -> AdminClient:
         """Make the AdminClient. With an ``oauth_cb`` this waits for its token: not in trio."""
@@ -107,15 +113,19 @@ class Admin:
         Returns:
             The error for each, None for a topic that exists.
         """
+        answers = self.describe(names, timeout)
+        return {n: a if isinstance(a, KafkaError) else None for n, a in answers.items()}
+
+    def describe(self, names: Collection[str], timeout: float) -> dict[str, str | KafkaError]:
+        """Ask for topics' ids. Blocks. Returns the id or the error for each."""
         client = self.connect()  # kept, for without it nobody answers
-        futures: dict[str, Future[object]] = client.describe_topics(
+        futures: dict[str, Future[TopicDescription]] = client.describe_topics(
             TopicCollection(list(names)), request_timeout=timeout
         )
-        found: dict[str, KafkaError | None] = {}
+        found: dict[str, str | KafkaError] = {}
         for name, future in futures.items():
             try:
-                future.result()
-                found[name] = None
+                found[name] = self.topic_ids[name] = str(future.result().topic_id)
             except KafkaException as error:
                 found[name] = error_of(error)
         return found

@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from trio_broadway_kafka._model._moments import StartFrom
+from trio_broadway_kafka._model._output import Output
+
+if TYPE_CHECKING:
+    from trio_broadway_kafka._kafka._producing import KafkaProducer
 
 __all__ = [
     "Answered",
@@ -86,6 +90,8 @@ class AssignedPartition:
         metadata: the text committed with it.
         start: where reading starts in place of `committed` (see `Session.start_from`), None
             if it does not. What was committed before then counts no more.
+        topic_id: Kafka's, which a topic that is made anew under this name has not; empty
+            where it is not known.
     """
 
     topic: str
@@ -94,6 +100,7 @@ class AssignedPartition:
     committed: int | None = None
     metadata: str | None = None
     start: int | None = None
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +325,14 @@ class KafkaClient(Protocol):
                 broker did not tell within ``open_timeout``. Nothing has changed.
             RuntimeError: the client does not run yet.
             trio.ClosedResourceError: the client is closed.
+        """
+        ...
+
+    def producer(self, output: Output) -> KafkaProducer:
+        """A producer to the same brokers, whose transactions commit offsets of this member.
+
+        Raises:
+            ConfigError: ``output.kafka`` is wrong.
         """
         ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError
@@ -15,7 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError
 from trio_broadway_kafka._kafka._client import Session
 from trio_broadway_kafka._model._errors import ConfigError
 
-__all__ = ["ClientConfig"]
+__all__ = ["CALLBACKS", "ClientConfig", "Silence", "check_entry", "secrets_of"]
 
 OWNED: Final = {
     "enable.auto.commit": "only offsets of finished messages may be committed",
@@ -103,7 +103,7 @@ class ClientConfig:
 
     def __init__(self, kafka: Mapping[str, object]) -> None:
         for key, value in kafka.items():
-            _check_entry(key, value)
+            check_entry(key, value)
         for key in kafka:
             if key in OWNED:
                 raise ConfigError(f"kafka[{key!r}] is set by this library: {OWNED[key]}")
@@ -115,7 +115,7 @@ class ClientConfig:
         if not any(addresses) and "test.mock.num.brokers" not in kafka:
             raise ConfigError('kafka["bootstrap.servers"] is missing: "host:port" of a broker')
 
-        self._secrets = _secrets(kafka)
+        self._secrets = secrets_of(kafka)
         self.address = ", ".join(str(a) for a in addresses if a) or "the mock cluster"
         self.callbacks: dict[str, Callable[..., Any]] = {
             key: value for key in CALLBACKS if callable(value := kafka.get(key))
@@ -170,11 +170,20 @@ class ClientConfig:
                 " that drains for longer is taken for dead"
             )
 
+    @property
+    def connection(self) -> dict[str, Any]:
+        """The keys that say how to reach the brokers."""
+        return {k: v for k, v in self.consumer.items() if not CONSUMER_ONLY.match(k)}
+
     def admin(self) -> dict[str, Any]:
         """The keys for an AdminClient: how to reach the brokers, and nothing to consume."""
-        keys = {k: v for k, v in self.consumer.items() if not CONSUMER_ONLY.match(k)}
+        keys = self.connection
         # It is not polled, so its log lines would go to stderr. What fails is in its answers.
         return keys | {"log_level": 0}
+
+    def keep_secret(self, keys: Mapping[str, object]) -> None:
+        """Hide what is secret among these keys too."""
+        self._secrets += secrets_of(keys)
 
     def hide(self, text: str) -> str:
         """Return `text` without the values of secret keys."""
@@ -198,32 +207,47 @@ class ClientConfig:
         }
         try:
             # With a logger, lines go to a queue that nobody reads.
-            Consumer({**probe, "logger": _Silence()})
+            Consumer({**probe, "logger": Silence()})
         except Exception as error:
-            raise ConfigError(self._refusal(error)) from None
+            raise ConfigError(self.refusal(error, self.consumer)) from None
 
-    def _refusal(self, error: Exception) -> str:
+    def refusal(
+        self,
+        error: Exception,
+        keys: Iterable[str],
+        *,
+        given: str = "kafka",
+        kind: str = "consumer",
+    ) -> str:
+        """What was wrong with some keys, for a ConfigError.
+
+        Args:
+            error: what librdkafka raised.
+            keys: what it was given.
+            given: where they were given.
+            kind: what was to be made of them.
+        """
         cause = error.args[0] if error.args else error
         text = (cause.str() if isinstance(cause, KafkaError) else str(cause)).strip()
-        text = text.removeprefix("Failed to create consumer: ")
+        text = text.removeprefix(f"Failed to create {kind}: ")
         unknown = re.match(r'No such configuration property: "(.*)"', text)
         if unknown:
             name = unknown[1]
             close = difflib.get_close_matches(name, KNOWN.split(), n=1, cutoff=0.75)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            return f"kafka[{name!r}] is not a key that librdkafka knows{hint}"
-        for key in self.consumer:
+            return f"{given}[{name!r}] is not a key that librdkafka knows{hint}"
+        for key in keys:
             if SECRET.search(key) and key in text:
-                return f"kafka[{key!r}]: librdkafka refuses its value (not shown)"
-        return f"librdkafka refuses kafka: {self.hide(text)}"
+                return f"{given}[{key!r}]: librdkafka refuses its value (not shown)"
+        return f"librdkafka refuses {given}: {self.hide(text)}"
 
 
-class _Silence:
+class Silence:
     def log(self, *args: object) -> None:
         pass
 
 
-def _check_entry(key: object, value: object) -> None:
+def check_entry(key: object, value: object) -> None:
     if not isinstance(key, str):
         raise ConfigError(f"kafka has a key that is not a string: {key!r}")
     if key in CALLBACKS:
@@ -249,7 +273,7 @@ def _not_utf8(value: str) -> bool:
     return False
 
 
-def _secrets(kafka: Mapping[str, object]) -> list[str]:
+def secrets_of(kafka: Mapping[str, object]) -> list[str]:
     found: set[str] = set()
     for key, value in kafka.items():
         if SECRET.search(key) and isinstance(value, str | bytes):

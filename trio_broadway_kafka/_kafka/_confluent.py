@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import trio
+from confluent_kafka import Consumer
 
 from trio_broadway_kafka._kafka._admin import Admin
 from trio_broadway_kafka._kafka._client import (
@@ -28,11 +29,16 @@ from trio_broadway_kafka._kafka._commits import Commit
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Feeder
 from trio_broadway_kafka._kafka._opening import Opening
+from trio_broadway_kafka._kafka._output import ConfluentProducer
+from trio_broadway_kafka._kafka._output_config import producer_keys
+from trio_broadway_kafka._kafka._partitions import Partitions
 from trio_broadway_kafka._kafka._questions import Questions, Waiter
 from trio_broadway_kafka._kafka._reports import Reports, logger
 from trio_broadway_kafka._kafka._subscribing import Subscribing
 from trio_broadway_kafka._kafka._told import Told
+from trio_broadway_kafka._kafka._transactions import TransactionalProducer
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._output import Output
 
 __all__ = ["ConfluentClient"]
 
@@ -59,7 +65,7 @@ class ConfluentClient(Questions):
         self._subscribing: Subscribing | None = None
         self._events: Told | None = None
         self._closing = trio.CancelScope()
-        self._close_timeout = 0.0
+        self._open_timeout = self._close_timeout = 0.0
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -73,6 +79,14 @@ class ConfluentClient(Questions):
             ConfigError: ``revoke_timeout`` is not below ``max.poll.interval.ms``.
         """
         self._config.check(session)
+
+    def check_output(self, output: Output) -> None:
+        """Check `output` against what librdkafka knows, as `producer` does.
+
+        Raises:
+            ConfigError: ``output.kafka`` is wrong.
+        """
+        producer_keys(self._config, output)
 
     async def run(
         self,
@@ -89,6 +103,7 @@ class ConfluentClient(Questions):
             raise RuntimeError("a client runs once")
         self._events = told = Told(events)
         self._token = trio.lowlevel.current_trio_token()
+        self._open_timeout = session.open_timeout
         self._close_timeout = session.close_timeout
         # Threads of our own: with the program's forty all taken we could not be stopped.
         limiter = trio.CapacityLimiter(1)
@@ -172,6 +187,37 @@ class ConfluentClient(Questions):
             self._check_open()
             raise
 
+    def producer(self, output: Output) -> ConfluentProducer | TransactionalProducer:
+        """See `KafkaClient.producer`."""
+        keys = producer_keys(self._config, output)
+        if output.transactional_id is None:
+            return ConfluentProducer(self._config, keys, output, self._close_timeout)
+        return TransactionalProducer(
+            self._config,
+            keys,
+            output,
+            self._group_metadata,
+            open_timeout=self._open_timeout,
+            close_timeout=self._close_timeout,
+        )
+
+    async def _group_metadata(
+        self, offsets: Sequence[OffsetCommit]
+    ) -> tuple[object, Sequence[OffsetCommit]]:
+        """The group's metadata, and which of `offsets` are of live epochs, of one moment."""
+        waiter: Waiter[tuple[object, Sequence[OffsetCommit]]] = Waiter()
+
+        def look(consumer: Consumer, partitions: Partitions) -> None:
+            metadata = consumer.consumer_group_metadata()
+            # Where a classic membership has just ended, of which nothing was told here yet,
+            # they have no member id, and the broker takes such ones unseen.
+            live = partitions.live(offsets) if consumer.memberid() else ()
+            self._post(waiter.settle, (metadata, live))
+
+        self._check_open()
+        self._commands.put(lambda feeder: feeder.ask(look))
+        return await self._wait(waiter)
+
     def stop(self) -> None:
         """See `KafkaClient.stop`."""
         if not self._stopped:
@@ -221,6 +267,7 @@ class ConfluentClient(Questions):
             events,
             self._reports,
             self._post,
+            self._topics.ids,
             first_offset=self._config.first_offset,
             classic=self._config.classic,
         )

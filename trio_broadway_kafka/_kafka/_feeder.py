@@ -25,9 +25,9 @@ from trio_broadway_kafka._kafka._client import (
     Session,
     TopicPartition,
 )
-from trio_broadway_kafka._kafka._commits import Commit, Commits, Question, ask_committed
+from trio_broadway_kafka._kafka._commits import Commit, Commits
 from trio_broadway_kafka._kafka._membership import Membership, Subscription
-from trio_broadway_kafka._kafka._partitions import Owned, Partitions
+from trio_broadway_kafka._kafka._partitions import Owned, Partitions, TopicIds
 from trio_broadway_kafka._kafka._reader import POLL, Reader
 from trio_broadway_kafka._kafka._reports import Reports, logger
 from trio_broadway_kafka._kafka._starts import Starts
@@ -61,6 +61,7 @@ class Feeder:
         commands: what others want done, applied in order.
         topics: the names to begin with, without patterns; if there are none it waits.
         post: for everything that is reported.
+        topic_ids: gives the ids of topics.
         first_offset: where a partition without a committed offset starts, if it is known.
         classic: whether this is the older of the two group protocols.
 
@@ -77,6 +78,7 @@ class Feeder:
         events: ClientEvents,
         reports: Reports,
         post: Post,
+        topic_ids: TopicIds,
         *,
         first_offset: int | None = None,
         classic: bool = True,
@@ -90,7 +92,7 @@ class Feeder:
         self._reports = reports
         self._to_trio = post
         self._first_offset = first_offset
-        self._partitions = Partitions(consumer)
+        self._partitions = Partitions(consumer, topic_ids)
         self._reader = Reader(consumer, self._partitions, reports)
         self._starts = Starts(consumer, session.start_from, reports)
         self._commits = Commits(
@@ -163,16 +165,14 @@ class Feeder:
         if answered is not None:
             self._post(answered, result)
 
-    def committed(self, question: Question) -> None:
-        ask_committed(self._consumer, question)
+    def ask(self, question: Callable[[Consumer, Partitions], object]) -> None:
+        question(self._consumer, self._partitions)
 
     def subscribe(self, subscription: Subscription) -> None:
         self._membership.change(subscription)
 
     def stop(self) -> None:
         self.stopping = True
-
-    # -- the thread
 
     def run(self) -> None:
         """Subscribe, poll until `stopping`, close. Never raises: events.failed is told."""
@@ -342,8 +342,7 @@ class Feeder:
             self._post(self._events.revoking, [owned.assigned for owned in revoked])
             self._commits.all_now()
             while revoking and not self.stopping:
-                now = time.monotonic()
-                if now >= deadline:
+                if (now := time.monotonic()) >= deadline:
                     names = ", ".join(f"{p.topic} [{p.partition}]" for p in revoking)
                     logger.warning("not drained within revoke_timeout: %s", names)
                     return

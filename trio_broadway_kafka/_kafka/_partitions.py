@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, cast
 
@@ -17,7 +17,9 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 
-__all__ = ["Owned", "Partitions"]
+__all__ = ["Owned", "Partitions", "TopicIds"]
+
+TopicIds = Callable[[Collection[str]], Mapping[str, str]]
 
 LOOK_UP_END_EVERY: Final = 0.25
 """Seconds. A look-up is 0.7 µs, which counts with 1,000 partitions of one message each."""
@@ -48,15 +50,19 @@ class Owned:
 class Partitions:
     """What is assigned to this client, by topic and partition.
 
+    Args:
+        topic_ids: asks for the ids of topics; those that are not known are missing.
+
     Attributes:
         resting: nothing is asked for, so everything is to be paused inside librdkafka.
         version: counts assignments and their ends.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, topic_ids: TopicIds) -> None:
         self.resting = False
         self.version = 0
         self._consumer = consumer
+        self._topic_ids = topic_ids
         self._owned: dict[TopicPartition, Owned] = {}
         self._by_topic: dict[str, dict[int, Owned]] = {}
         self._single: dict[int, Owned] | None = None
@@ -118,6 +124,9 @@ class Partitions:
         """
         assigned: list[AssignedPartition] = []
         left: list[Native] = []
+        committed = [*committed]
+        # Anew each time: a topic may have been made anew under the same name.
+        ids = self._topic_ids({native.topic for native in committed})
         for native in committed:
             self._epochs += 1
             has = known and native.offset >= 0
@@ -130,6 +139,7 @@ class Partitions:
                 native.offset if has else None,
                 (native.metadata or None) if has else None,
                 start,
+                ids.get(native.topic, ""),
             )
             first = native.offset if has else first_offset if known else None
             self._owned[place] = Owned(partition, first if start is None else start)

@@ -13,6 +13,7 @@ from confluent_kafka.admin import OffsetSpec  # pyright: ignore[reportPrivateImp
 
 from trio_broadway_kafka._kafka._admin import BEGINNING, END, Admin, at_time
 from trio_broadway_kafka._kafka._client import TopicPartition
+from trio_broadway_kafka._kafka._commits import ask_committed
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._feeder import Command
 from trio_broadway_kafka._kafka._topics import Topics
@@ -88,7 +89,9 @@ class Questions:
             raise RuntimeError("the client does not run yet")
         waiter: Waiter[dict[TopicPartition, int | None]] = Waiter()
         question = tuple(partitions), partial(self._post, waiter.settle)
-        self._commands.put(lambda feeder: feeder.committed(question))
+        self._commands.put(
+            lambda feeder: feeder.ask(lambda consumer, _: ask_committed(consumer, question))
+        )
         return await self._wait(waiter)
 
     async def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:

@@ -59,6 +59,11 @@ class Reports:
             user["oauth_cb"] = self._fetch_token
         return user | {"error_cb": self.guard(self._on_error, None), "logger": self}
 
+    def for_producer(self) -> dict[str, Any]:
+        """The entries for a producer's configuration: its statistics are not the consumer's."""
+        ours = self.callbacks()
+        return {key: ours[key] for key in ("error_cb", "logger", "oauth_cb") if key in ours}
+
     def guard(self, function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
         """Wrap `function` so that it never raises; `name` is the caller's key for it."""
 

@@ -8,7 +8,7 @@ when the metadata are refreshed (every 5 minutes).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -16,7 +16,9 @@ from confluent_kafka import KafkaError, KafkaException
 from trio_broadway_kafka._kafka._admin import Admin, unknown_topics
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._kafka._config import ClientConfig
+from trio_broadway_kafka._kafka._reports import logger
 from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
+from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._topics import is_pattern, matching
 
 __all__ = ["SLICE", "Topics", "changes"]
@@ -26,6 +28,10 @@ SLICE: Final = 0.5
 
 GRACE: Final = 0.5
 """Seconds in which a topic that was just made may be unknown to the broker we ask."""
+
+
+ID_TIMEOUT: Final = 1.0
+"""Seconds in which nothing else is done; it takes a millisecond or two."""
 
 
 class Topics:
@@ -76,6 +82,25 @@ class Topics:
         answers = self._admin.look_up(names, SLICE).items()
         return {name for name, error in answers if error is not None and error.name() in GONE}
 
+    def ids(self, names: Collection[str]) -> dict[str, str]:
+        """The ids of topics, as far as Kafka tells within `ID_TIMEOUT` seconds, or has told
+        before. Logs what could not be had: without it nothing is lost, but what was finished
+        out of order is handled again.
+        """
+        if not names:
+            return {}
+        refused: object = None
+        try:
+            for answer in self._admin.describe(names, ID_TIMEOUT).values():
+                refused = refused if isinstance(answer, str) else answer
+        except (KafkaFailure, RuntimeError) as error:  # closed meanwhile
+            refused = error
+        known = self._admin.topic_ids
+        ids = {name: known[name] for name in names if name in known}
+        if len(ids) < len(names):
+            _warn_of_ids([name for name in names if name not in ids], refused)
+        return ids
+
     def require(
         self,
         topics: Iterable[str],
@@ -122,6 +147,16 @@ class Topics:
                 raise unknown_topics(unknown, self._config.address)
             if missing:
                 time.sleep(0.05)
+
+
+def _warn_of_ids(names: Iterable[str], error: object) -> None:
+    listed = ", ".join(sorted(names))
+    logger.warning(
+        "the id of %s is not known, so what is finished out of order there is handled again "
+        "after a restart: %s",
+        listed,
+        error,
+    )
 
 
 def changes(before: Sequence[str], after: Sequence[str]) -> str:

@@ -8,7 +8,17 @@ from confluent_kafka import KafkaError, KafkaException
 
 from trio_broadway_kafka._model._errors import KafkaFailure
 
-__all__ = ["DEADLY", "GONE", "OUTAGE", "REFUSED", "error_of", "failure", "is_retriable"]
+__all__ = [
+    "DEADLY",
+    "FENCED",
+    "GONE",
+    "OUTAGE",
+    "PASSING",
+    "REFUSED",
+    "error_of",
+    "failure",
+    "is_retriable",
+]
 
 OUTAGE: Final = frozenset({
     "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT",
@@ -44,6 +54,24 @@ _RETRIABLE: Final = OUTAGE | frozenset({
     # A poll lets the client catch up with its group; then the same commit succeeds.
     "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH",
 })  # fmt: skip
+
+FENCED: Final = frozenset(
+    {"_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED", "TRANSACTION_COORDINATOR_FENCED"}
+)
+"""Another producer has taken the ``transactional_id``."""
+
+PASSING: Final = GONE | frozenset({
+    "_CONFLICT", "_INCONSISTENT", "_PURGE_INFLIGHT", "_PURGE_QUEUE", "_STATE",
+    "CONCURRENT_TRANSACTIONS", "DUPLICATE_SEQUENCE_NUMBER", "FENCED_INSTANCE_ID",
+    "FENCED_MEMBER_EPOCH", "INVALID_PRODUCER_EPOCH", "INVALID_PRODUCER_ID_MAPPING",
+    "INVALID_TXN_STATE", "KAFKA_STORAGE_ERROR", "NOT_ENOUGH_REPLICAS",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "OUT_OF_ORDER_SEQUENCE_NUMBER",
+    "TRANSACTION_ABORTABLE", "UNKNOWN_MEMBER_ID", "UNKNOWN_PRODUCER_ID",
+})  # fmt: skip
+"""After an abort the same transaction may succeed, as after what `is_retriable`: the group has
+moved on, or what the producer and a broker know of each other has parted (seen after kills:
+OUT_OF_ORDER_SEQUENCE_NUMBER). Who is fenced is told so by the next transaction.
+"""
 
 
 def is_retriable(error: KafkaError) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trio_broadway_kafka._model._message import Message, messages_of
+from trio_broadway_kafka._model._message import Message, Route, messages_of
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 
 __all__ = ["Batch", "Failed", "Trigger"]
@@ -15,6 +16,9 @@ __all__ = ["Batch", "Failed", "Trigger"]
 Trigger = Literal["size", "timeout", "flush", "drain", "revoke", "pressure"]
 
 _SUCCESS = bytes((SUCCEEDED,))
+
+# What a message is when the stage begins: data, batcher and batch key and mode, outputs.
+_Start = tuple[Any, Route | None, Sequence[OutputRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Batch:
         key: the ``batch_key`` that its messages share.
         weight: the sum of what ``weigh`` returned for them; their number without it.
         trigger: what closed it: ``"size"``, ``"timeout"``, ``"flush"`` (a message with
-            ``batch_mode="flush"``), ``"drain"``, ``"revoke"`` (a partition is taken away),
+            ``batch_mode="flush"``), ``"drain"`` (also where a partition is paused by its
+            policy), ``"revoke"`` (a partition is taken away),
             or ``"pressure"`` (``max_in_flight`` is reached and nothing else could leave).
     """
 
@@ -49,6 +54,7 @@ class Batch:
         "_messages",
         "_opened_at",
         "_runs",
+        "_starts",
         "batcher",
         "key",
         "trigger",
@@ -66,6 +72,8 @@ class Batch:
         self._items: list[Any] = []
         self._are_messages = True
         self._messages: tuple[Message, ...] | None = None
+        # What the messages were when the stage began; None where nobody asks for it.
+        self._starts: list[_Start] | None = None
         # Where they are, in the same order: [segment, index of the first, behind the last].
         self._runs: list[tuple[Segment, int, int]] = []
 
@@ -96,15 +104,17 @@ class Batch:
         return self._read("key")
 
     def _read(self, field: Literal["key", "value"]) -> list[bytes | None]:
-        raws = [item._raw for item in self._items] if self._are_messages else self._items
+        if self._are_messages:  # of which some may be tried again, and so are of two kinds
+            return [getattr(item._raw, field)() for item in self._items]
         # The method of the client's class: a lookup a batch, not one a message.
+        raws = self._items
         return list(map(getattr(type(raws[0]), field), raws)) if raws else []
 
     # What follows is for the stages.
 
-    def _add(self, message: Message, weight: float, segment: Segment, index: int) -> None:
-        """Add one message."""
-        self._items.append(message)
+    def _add(self, item: Any, weight: float, segment: Segment, index: int) -> None:
+        """Add one message, or one record."""
+        self._items.append(item)
         self.weight += weight
         runs = self._runs
         if runs and runs[-1][0] is segment and runs[-1][2] == index:
@@ -123,6 +133,30 @@ class Batch:
         """The assignments that its messages belong to."""
         return {segment.partition for segment, _, _ in self._runs}
 
+    def _note_starts(self) -> None:
+        """Remember what the messages are now, for those that will be tried again."""
+        if self._are_messages:
+            self._starts = [(m.data, m._route, tuple(m._outputs)) for m in self._items]
+
+    def _again(self, failed: Sequence[Failed]) -> Batch:
+        """A batch of those that failed, each as it was when the stage began."""
+        again = Batch(self.batcher, self.key, self._opened_at)
+        again.trigger = self.trigger
+        weight = self.weight / len(self)  # as in `_without`
+        starts = None
+        if self._starts is not None:
+            starts = dict(zip(map(id, self._items), self._starts, strict=True))
+        for one in failed:
+            record = one.message._again()
+            if starts is None:
+                again._add(record, weight, one.segment, one.index)
+            else:
+                message = Message(record)
+                message.data, message._route, message._outputs = starts[id(one.message)]
+                again._add(message, weight, one.segment, one.index)
+        again._are_messages = starts is not None
+        return again
+
     def _places(self) -> Iterator[tuple[Segment, int]]:
         """Segment and index of each message."""
         for segment, first, behind in self._runs:
@@ -134,10 +168,10 @@ class Batch:
         for segment, first, behind in self._runs:
             segment.flags[first:behind] = _SUCCESS * (behind - first)
 
-    def _has_failures(self) -> bool:
-        """Whether a message was failed by ``fail``."""
+    def _has_special(self) -> bool:
+        """Whether a message has more to it than its record, such as a failure."""
         made = self._items if self._are_messages else self._messages
-        return made is not None and any(message._failure is not None for message in made)
+        return made is not None and any(message._special is not None for message in made)
 
     def _without(self, partitions: Collection[PartitionOffsets]) -> int:
         """Drop the messages of these assignments, and what is finished.

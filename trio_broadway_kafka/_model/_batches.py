@@ -8,6 +8,8 @@ is ready can always be started. A key is remembered only while it has a batch.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -58,6 +60,9 @@ class Batches:
         self._open: dict[Hashable, Batch] = {}  # in the order of their deadlines
         # By key, from when a batch is ready until it has ended: those that come after it.
         self._later: dict[Hashable, deque[Batch]] = {}
+        # Those to be tried again, by when; they keep their keys.
+        self._again: list[tuple[float, int, Batch]] = []
+        self._retries = itertools.count()
 
     @property
     def weighs(self) -> bool:
@@ -72,7 +77,8 @@ class Batches:
     @property
     def pending(self) -> int:
         """How many messages wait for their handler to start."""
-        return sum(map(len, self._waiting()))
+        again = sum(len(batch) for _, _, batch in self._again)
+        return again + sum(map(len, self._waiting()))
 
     @property
     def backlogged(self) -> bool:
@@ -81,9 +87,11 @@ class Batches:
 
     @property
     def next_deadline(self) -> float | None:
-        """When the oldest open batch leaves at the latest, None if there is none."""
+        """When the next batch leaves by itself, or is to be tried again, None if none is."""
         since = self.oldest_since
-        return None if since is None else since + self._timeout
+        times = [] if since is None else [since + self._timeout]
+        times += [due for due, _, _ in self._again[:1]]
+        return min(times, default=None)
 
     @property
     def oldest_since(self) -> float | None:
@@ -162,10 +170,12 @@ class Batches:
         self.ready.append(batch)
 
     def close_due(self) -> None:
-        """Close the batches whose time has come."""
+        """Close the batches whose time has come, and let those be tried again whose has."""
         now = self._clock()
-        while (deadline := self.next_deadline) is not None and deadline <= now:
+        while (since := self.oldest_since) is not None and since + self._timeout <= now:
             self.close_oldest("timeout")
+        while self._again and self._again[0][0] <= now:
+            self.ready.append(heapq.heappop(self._again)[2])
 
     def close_oldest(self, trigger: Trigger) -> None:
         """Close the batch that was opened first, if there is one."""
@@ -197,6 +207,13 @@ class Batches:
         self.delivered += len(batch)
         self._free(batch.key)
 
+    def try_again(self, batch: Batch, again: Batch, due: float) -> None:
+        """A batch that was taken has been settled, but for `again`, which is to be handled
+        at `due`, before all others of its key."""
+        self.running.discard(batch)
+        self.delivered += len(batch)
+        heapq.heappush(self._again, (due, next(self._retries), again))
+
     def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> None:
         """A batch was cut off as these assignments ended: the rest of it comes first again."""
         self.running.discard(batch)
@@ -216,9 +233,21 @@ class Batches:
 
     # Ending
 
+    def drop_retries(self, partitions: Collection[PartitionOffsets]) -> int:
+        """Drop what waits to be tried again of these assignments. Returns how many messages."""
+        dropped = 0
+        waiting, self._again = self._again, []
+        for due, order, batch in waiting:
+            dropped += batch._without(partitions)
+            if len(batch):
+                heapq.heappush(self._again, (due, order, batch))
+            else:
+                self._free(batch.key)
+        return dropped
+
     def drop(self, partitions: Collection[PartitionOffsets]) -> int:
         """Drop what waits of these assignments. Returns how many messages."""
-        dropped = 0
+        dropped = self.drop_retries(partitions)
         for batch in [*self._open.values()]:
             dropped += batch._without(partitions)
             if not len(batch):

@@ -63,6 +63,11 @@ class Demand:
         self._message_bytes = max(size / count, 0.9 * self._message_bytes, 1.0)
         self._answered_at = now
 
+    def hold(self, size: int) -> None:
+        """So many bytes more are held, of a message's outputs: as others will have them."""
+        self._bytes_bound += size
+        self._message_bytes = max(size, self._message_bytes)
+
     def count(
         self, partitions: Collection[PartitionOffsets], intake: Intake, now: float
     ) -> int:

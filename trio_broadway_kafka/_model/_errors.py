@@ -7,6 +7,8 @@ from functools import partial
 __all__ = [
     "BroadwayKafkaError",
     "ConfigError",
+    "DeadLetterFailed",
+    "FencedError",
     "KafkaFailure",
     "MessageFailed",
     "PipelineBug",
@@ -48,6 +50,19 @@ class KafkaFailure(BroadwayKafkaError):
         # The default would call the class without its keywords.
         make = partial(type(self), *self.args, code=self.code, retriable=self.retriable)
         return make, (), self.__dict__
+
+
+class FencedError(KafkaFailure):
+    """Another process has taken over the ``transactional_id``: the fault of who gave the same
+    one to two processes. Each needs one of its own, and the same one after a restart: such as
+    the name of the group with the number of the instance.
+    """
+
+
+class DeadLetterFailed(KafkaFailure):
+    """A dead letter was not delivered within ``Output.delivery_timeout``: the fault of Kafka,
+    or of who named the dead-letter topic. The message is not acknowledged.
+    """
 
 
 class PipelineBug(BroadwayKafkaError):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, Protocol
 
-from trio_broadway_kafka._model._lanes import FULL, Address, UnorderedLanes
+from trio_broadway_kafka._model._lanes import FULL, Address, Item, UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
@@ -46,7 +46,6 @@ class KeyedLanes(UnorderedLanes):
         super().__init__(alone=alone)
         self.share = share
         self.hot: _Holder | None = None
-        self.waiting: deque[tuple[dict[Hashable, Any], Hashable]] = deque()
         # Busy lanes: None, or the deque of what is parked there. The dicts outlive
         # epochs, so that a handler which resists its cancellation keeps its lane shut.
         self._per_partition = per_partition
@@ -102,6 +101,28 @@ class KeyedLanes(UnorderedLanes):
             self._let_go(partition, FULL)
         return item
 
+    def wait_on(
+        self, busy: dict[Hashable, Any], lane: Hashable, item: Item, due: float
+    ) -> None:
+        """As `wait`, for a message whose lane is busy: it is the next of that lane."""
+        self.put_back_parked(busy, lane, *item)
+        self.retries.add(due, item[0].partition, (busy, lane))
+
+    def wait(self, item: Item, due: float) -> None:
+        """As `Lanes.wait`, for a message whose lane could not be found."""
+        item[0].partition.parked += 1
+        self.retries.add(due, item[0].partition, item)
+
+    def try_again(self, now: float) -> bool:
+        for again in self.retries.due(now):
+            match again:
+                case (segment, raw, index):  # to look for its lane anew
+                    segment.partition.parked -= 1
+                    self.put_back(segment, raw, index)
+                case _:
+                    self.waiting.append(again)
+        return bool(self.waiting) or self.has_more_than(0)
+
     def put_back_parked(
         self, busy: dict[Hashable, Any], lane: Hashable, segment: Segment, raw: Any, index: int
     ) -> None:
@@ -112,12 +133,23 @@ class KeyedLanes(UnorderedLanes):
         parked.appendleft((segment, raw, index))
         segment.partition.parked += 1
 
+    def _drop_retries(self, partition: PartitionOffsets) -> None:
+        for again in self.retries.drop(partition):
+            match again:
+                case (_, _, _):
+                    partition.note_dropped(1)
+                case (busy, lane):
+                    if busy[lane]:
+                        self.waiting.append(again)
+                    else:
+                        del busy[lane]
+
     def drop(self, partition: PartitionOffsets) -> None:
-        super().drop(partition)
         for parked in self._busy_of(partition).values():
             if parked:
                 kept = [item for item in parked if item[0].partition is not partition]
                 partition.note_dropped(len(parked) - len(kept))
                 parked.clear()
                 parked.extend(kept)
+        super().drop(partition)
         partition.parked = 0

@@ -7,7 +7,7 @@ waits behind a busy processor while another is idle.
 | ordering | a lane is | how it is kept |
 |---|---|---|
 | unordered | each message | all take from the same segment |
-| partition | (topic, partition) | a processor owns a partition's segment to its end |
+| partition | (topic, partition) | see `_partition_lanes` |
 | key, function | (topic, partition, key), or what the function returns | see `_keyed_lanes` |
 
 A partition that is blocked (its messages wait for a lane) keeps at most its share here, so
@@ -21,19 +21,24 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._retries import Retries
 from trio_broadway_kafka._model._segment import Segment
 
 __all__ = [
     "FULL",
     "Address",
     "Intake",
+    "Item",
     "Lanes",
-    "PartitionLanes",
     "UnorderedLanes",
     "forget_last",
+    "without",
 ]
 
 Address = tuple[str, int]
+
+Item = tuple[Segment, Any, int]
+"""A message: its segment, its record, and its index there."""
 
 # Why a partition is held: somebody asked for it, or too many of its messages are parked.
 _ASKED = 1
@@ -73,8 +78,20 @@ class Intake(Protocol):
 class Lanes(Intake, Protocol):
     """What the orderings have in common."""
 
+    waiting: deque[Any]
+    """What a processor is to go on with before it takes anything new."""
+
+    retries: Retries
+    """What waits for another attempt."""
+
     def acquire(self) -> Segment | None:
         """A segment to take messages from, None if nothing can be taken now."""
+
+    def wait(self, item: Item, due: float) -> None:
+        """A message was taken and failed: it is tried again at `due`, its lane held."""
+
+    def try_again(self, now: float) -> bool:
+        """Let those be taken whose time has come. Returns whether there are any."""
 
     def release(self, segment: Segment) -> None:
         """Give back what `acquire` gave, whether or not it is exhausted."""
@@ -95,7 +112,7 @@ class Lanes(Intake, Protocol):
         """
 
 
-def _without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[Segment]:
+def without(segments: Iterable[Segment], partition: PartitionOffsets) -> deque[Segment]:
     """The segments of other partitions; those of `partition` are dropped."""
     others: deque[Segment] = deque()
     for segment in segments:
@@ -130,10 +147,13 @@ class UnorderedLanes:
 
     Attributes:
         ready: the segments that messages can be taken from; those of one partition in order.
+        waiting: messages to be tried again now.
     """
 
     def __init__(self, *, whole: bool = False, alone: bool = False) -> None:
         self.ready: deque[Segment] = deque()
+        self.waiting: deque[Any] = deque()
+        self.retries: Retries = Retries()
         self._whole = whole
         self._alone = alone
 
@@ -154,6 +174,16 @@ class UnorderedLanes:
                 return ready[0]
             ready.popleft().exhaust()  # lets its messages go
         return None
+
+    def wait(self, item: Item, due: float) -> None:
+        item[0].partition.parked += 1  # blocked, while it waits
+        self.retries.add(due, item[0].partition, item)
+
+    def try_again(self, now: float) -> bool:
+        for item in self.retries.due(now):
+            item[0].partition.parked -= 1
+            self.waiting.append(item)
+        return bool(self.waiting)
 
     def release(self, segment: Segment) -> None:
         pass  # nobody owns a shared segment
@@ -189,8 +219,17 @@ class UnorderedLanes:
 
     def drop(self, partition: PartitionOffsets) -> None:
         partition.draining = True
-        self.ready = _without(self.ready, partition)
-        partition.aside = _without(partition.aside, partition)
+        self.ready = without(self.ready, partition)
+        partition.aside = without(partition.aside, partition)
+        self._drop_retries(partition)
+
+    def _drop_retries(self, partition: PartitionOffsets) -> None:
+        again = self.retries.drop(partition)
+        partition.parked -= len(again)
+        kept = [item for item in self.waiting if item[0].partition is not partition]
+        partition.note_dropped(len(again) + len(self.waiting) - len(kept))
+        self.waiting.clear()
+        self.waiting.extend(kept)
 
     def hold(self, partition: PartitionOffsets) -> None:
         self._hold(partition, _ASKED)
@@ -217,100 +256,3 @@ class UnorderedLanes:
         if not partition.held:
             self.ready.extend(partition.aside)
             partition.aside.clear()
-
-
-class PartitionLanes:
-    """A partition is a lane: whoever acquired its segment owns it until the release."""
-
-    def __init__(self) -> None:
-        # A partition's first segment is in `_ready` exactly when nobody owns the
-        # partition. Ownership outlives epochs: a handler that resists its cancellation
-        # keeps the lane shut.
-        self._queues: dict[Address, deque[Segment]] = {}
-        self._owned: dict[Address, Segment] = {}
-        self._ready: deque[Segment] = deque()
-
-    def takes_whole(self, partition: PartitionOffsets) -> bool:
-        return False
-
-    def by_key(self, partition: PartitionOffsets) -> bool:
-        return False
-
-    def hold(self, partition: PartitionOffsets) -> None:
-        pass  # in order, nothing is finished behind an unfinished message
-
-    def let_go(self, partition: PartitionOffsets) -> None:
-        pass
-
-    def add(self, segment: Segment) -> None:
-        address = (segment.partition.topic, segment.partition.partition)
-        queue = self._queues.get(address)
-        if queue is None:
-            queue = self._queues[address] = deque()
-        queue.append(segment)
-        if len(queue) == 1 and address not in self._owned:
-            self._ready.append(segment)
-
-    def acquire(self) -> Segment | None:
-        if not self._ready:
-            return None
-        segment = self._ready.popleft()
-        address = (segment.partition.topic, segment.partition.partition)
-        self._queues[address].popleft()
-        self._owned[address] = segment
-        return segment
-
-    def release(self, segment: Segment) -> None:
-        address = (segment.partition.topic, segment.partition.partition)
-        del self._owned[address]
-        queue = self._queues[address]
-        if segment.untaken:
-            queue.appendleft(segment)
-        else:
-            segment.exhaust()  # lets its messages go
-        if queue:
-            self._ready.append(queue[0])
-
-    def put_back(self, segment: Segment, raw: Any, index: int) -> None:
-        segment.put_back([(raw, index)])
-
-    def is_empty(self) -> bool:
-        return not self.has_more_than(0)
-
-    def has_more_than(self, count: int) -> bool:
-        for segment in self._ready:
-            count -= segment.untaken
-            if count < 0:
-                return True
-        return False
-
-    def blocked(self, partition: PartitionOffsets) -> int:
-        address = (partition.topic, partition.partition)
-        owned = self._owned.get(address)
-        if owned is None:
-            return 0
-        return owned.untaken + sum(s.untaken for s in self._queues[address])
-
-    def truncate(self, partition: PartitionOffsets, keep: int) -> None:
-        address = (partition.topic, partition.partition)
-        owned = self._owned.get(address)
-        if owned is None:
-            return
-        excess = self.blocked(partition) - keep
-        excess = forget_last(self._queues[address], partition, excess)
-        if excess > 0 and owned.partition is partition:
-            partition.truncate(owned, excess)
-
-    def drop(self, partition: PartitionOffsets) -> None:
-        partition.draining = True
-        address = (partition.topic, partition.partition)
-        owned = self._owned.get(address)
-        if owned is not None and owned.partition is partition:
-            partition.drop(owned)
-        queue = self._queues.get(address)
-        if queue:
-            if owned is None:
-                self._ready.remove(queue[0])
-            self._queues[address] = queue = _without(queue, partition)
-            if queue and owned is None:
-                self._ready.append(queue[0])

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 
-from trio_broadway_kafka._model._segment import SKIPPED, SUCCEEDED, Segment
+from trio_broadway_kafka._model._ahead import Ahead
+from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._tally import Tally
 
 __all__ = ["PartitionOffsets"]
 
 
-class PartitionOffsets:
+class PartitionOffsets(Tally):
     """What is finished of one assignment (topic, partition, epoch) of a partition.
 
     Attributes:
@@ -29,25 +31,25 @@ class PartitionOffsets:
         sealed: nothing of it may be committed: what holds its output is being left, and could
             still lose it.
         live: False once the epoch has ended: nothing of it is committed any more.
-        received: messages that arrived (less those forgotten).
+        received: messages that arrived (less those forgotten), passed over or not.
         position: the offset after the last message that arrived, None before the first.
         committed: the committed offset as far as it is known.
         uncommitted_start: where reading started in place of `committed`, until a commit has
             replaced that; None if it did not.
         end: the partition's end as far as it is known, for showing the lag.
+        leaving: messages that are settled, and whose outputs are on their way.
+        output_bytes: bytes of those outputs.
+        ahead: what was finished before it arrived.
     """
 
     __slots__ = (
         "_dropped",
-        "_highest_retired",
         "_prefix",
         "_read_to",
         "_refetching",
-        "_retired",
-        "_segments",
-        "_skipped",
         "_start",
         "_tail",
+        "ahead",
         "aside",
         "committed",
         "cut_off",
@@ -55,7 +57,9 @@ class PartitionOffsets:
         "end",
         "epoch",
         "held",
+        "leaving",
         "live",
+        "output_bytes",
         "parked",
         "partition",
         "position",
@@ -72,7 +76,9 @@ class PartitionOffsets:
         epoch: int,
         committed: int | None = None,
         start: int | None = None,
+        topic_id: str = "",
     ) -> None:
+        super().__init__()
         self.topic = topic
         self.partition = partition
         self.epoch = epoch
@@ -85,15 +91,14 @@ class PartitionOffsets:
         self.committed = committed
         self.uncommitted_start = None if start == committed else start
         self.end: int | None = None
-        self._segments: deque[Segment] = deque()
+        self.leaving = 0
+        self.output_bytes = 0
+        self.ahead = Ahead(topic_id)
         self._prefix: int | None = None
         self._read_to = -1
         self._refetching = False
-        self._highest_retired: int | None = None
         self._dropped = 0
         self._start = start
-        self._retired = 0
-        self._skipped = 0
         self._tail: int | None = None  # the offset behind what has arrived and is left
         # The lanes' own (see _lanes): how many messages are parked behind busy lanes, and
         # the segments nobody takes from for now, and why.
@@ -112,9 +117,14 @@ class PartitionOffsets:
         segment._behind = self._tail
         self._tail = self.position = segment.last + 1
         self._refetching = False
+        self._arriving.append(segment)
+        if self.ahead.runs:
+            self.ahead.arrived(segment.last + 1)
 
     def add(self, segment: Segment) -> None:
         """Take in a segment that was received; in the order in which they were."""
+        if self._arriving:
+            self._arriving.popleft()
         self._segments.append(segment)
 
     def reached_end(self, offset: int) -> None:
@@ -147,11 +157,6 @@ class PartitionOffsets:
             self._prefix = self._read_to
         return self._prefix
 
-    def _retire(self, segment: Segment) -> None:
-        self._highest_retired = segment.last
-        self._retired += len(segment)
-        self._skipped += segment.flags.count(SKIPPED)
-
     @property
     def read_to(self) -> int:
         """The offset up to which everything has arrived, or never will."""
@@ -172,8 +177,38 @@ class PartitionOffsets:
             return None
         return prefix
 
-    def note_committed(self, offset: int) -> None:
-        """The group's offset is this now."""
+    def next_commit(self) -> tuple[int, str] | None:
+        """The offset to commit and the map for its metadata, None if neither is news.
+
+        Where the first message is unfinished that a group without a committed offset gets,
+        its offset is committed for the sake of what is finished behind it.
+        """
+        moved = self.to_commit
+        if self.sealed or (base := self._base(moved)) is None:
+            return None
+        text = self.ahead.text(base, self._segments)
+        return None if moved is None and not self.ahead.is_news(text) else (base, text)
+
+    def is_map_full(self) -> bool:
+        """Whether more is finished beyond what may be committed than its metadata hold.
+
+        Where nothing is unfinished here, what is in the way has yet to arrive (again).
+        """
+        base = self._base(self.to_commit)
+        if base is not None and not (self.ahead.is_full and base == self.ahead.base):
+            self.ahead.text(base, self._segments)  # else it can't have become less
+        return self.ahead.is_full and self.unfinished > 0
+
+    def _base(self, moved: int | None) -> int | None:
+        """The offset to commit, or else the one that is committed, or could be."""
+        if moved is not None:
+            return moved
+        known = [offset for offset in (self._prefix, self.committed) if offset is not None]
+        return max(known, default=self._start)
+
+    def note_committed(self, offset: int, text: str = "") -> None:
+        """The group's offset is this now, with this map."""
+        self.ahead.note_committed(offset, text)
         if self.uncommitted_start is not None:
             self.uncommitted_start = None
             self.committed = offset
@@ -185,16 +220,6 @@ class PartitionOffsets:
         """The offset below which nothing is left to be handled, by this member or before."""
         base = self.committed if self.uncommitted_start is None else self.uncommitted_start
         return max(self.prefix() or 0, base or 0)
-
-    @property
-    def finished(self) -> int:
-        """How many messages are finished, those behind a gap too."""
-        return self._retired + sum(len(s) - s.unfinished for s in self._segments)
-
-    @property
-    def skipped(self) -> int:
-        """How many of the finished were acknowledged as failed."""
-        return self._skipped + sum(s.flags.count(SKIPPED) for s in self._segments)
 
     @property
     def unfinished(self) -> int:
@@ -212,8 +237,9 @@ class PartitionOffsets:
 
     @property
     def unfinished_bytes(self) -> int:
-        """Bytes of values held: whole segments until all are taken, then by share."""
-        total = 0
+        """Bytes of values held, whole segments until all are taken, then by share; and of
+        outputs on their way."""
+        total = self.output_bytes
         for segment in self._segments:
             if unfinished := segment.unfinished:
                 total += (
@@ -238,15 +264,6 @@ class PartitionOffsets:
         if base is None:  # nothing has arrived; has nothing been there?
             return 0 if self._read_to >= self.end else None
         return max(0, self.end - base)
-
-    @property
-    def highest_finished(self) -> int | None:
-        """The offset of the last finished message, None if there is none."""
-        for segment in reversed(self._segments):
-            index = max(segment.flags.rfind(value) for value in (SUCCEEDED, SKIPPED))
-            if index >= 0:
-                return segment.offset_of(index)
-        return self._highest_retired
 
     @property
     def oldest_unfinished_since(self) -> float | None:
@@ -276,6 +293,26 @@ class PartitionOffsets:
         # The end was reached by reading just that; what is still to be told of it, too.
         self._read_to = -1
         self._refetching = True
+
+    def rewind(self) -> int:
+        """Forget what is here, for it is to be read again; what is finished stays so.
+
+        Nothing of it may be being handled, or on its way. Returns the offset from which to
+        read: of the first unfinished message, if any is here.
+        """
+        self.prefix()
+        first = self._segments[0].first if self._segments else None
+        base = max(self.reached, self.position or 0)
+        if first is not None:
+            base = first if self._prefix is None else max(first, self._prefix)
+            self.ahead.take_back(base, self._segments)
+        while self._segments:
+            self._retire(self._segments.popleft())
+        # What was passed over arrives and is counted again; all else is counted already.
+        self.received, self._dropped = self._retired, 0
+        self._tail = None
+        self.refetch_from(base)
+        return base
 
     def drop(self, segment: Segment) -> None:
         """Drop what nobody has taken of `segment` for good: it will not be handled here."""

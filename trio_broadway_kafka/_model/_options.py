@@ -14,7 +14,7 @@ from typing import Any, Literal
 from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._message import Message
-from trio_broadway_kafka._model._policies import OnFailure, Skip, Stop
+from trio_broadway_kafka._model._policies import OnFailure, Stop, check_on_failure
 
 __all__ = [
     "Batcher",
@@ -125,8 +125,13 @@ class Stages:
         concurrency: how many messages are handled at once, over all partitions. If in
             doubt, use what your database or service can take; do NOT set it to the
             number of partitions: it does not depend on that.
-        on_failure: what happens to a failed message: a policy (`Stop`, the default, or
-            `Skip`), or a function ``(Message) -> policy`` that looks at ``message.failure``.
+        handler_timeout: seconds that a call of ``handle_message``, ``handle_batch`` or
+            ``prepare_messages`` may take; then it is cancelled and fails with a
+            ``trio.TooSlowError``, of which `on_failure` decides. What does not wait in trio,
+            such as a thread, can't be cancelled.
+        on_failure: what happens to a failed message: a policy (`Stop`, the default, `Skip`,
+            `Retry`, `PausePartition`), or a function ``(Message) -> policy`` that looks at
+            ``message.failure``; it must be quick.
 
     Raises:
         ConfigError: naming the option that is wrong.
@@ -138,6 +143,7 @@ class Stages:
     batchers: Mapping[str, Batcher] = field(default_factory=dict)
     ordering: Ordering = "key"
     concurrency: int = 16
+    handler_timeout: float = math.inf
     on_failure: OnFailure = Stop()
 
     def __post_init__(self) -> None:
@@ -156,6 +162,10 @@ class Stages:
         if _is_async(self.ordering):
             raise ConfigError("ordering must be a plain function, not an async one")
         _check_concurrency(self.concurrency)
+        if not _is_number(self.handler_timeout) or not self.handler_timeout > 0:
+            raise ConfigError(
+                f"handler_timeout must be seconds above 0, not {self.handler_timeout!r}"
+            )
         _check_on_failure(self.on_failure)
 
     def check_bound(self, max_in_flight: int) -> None:
@@ -236,13 +246,7 @@ def _check_concurrency(concurrency: object) -> None:
 def _check_on_failure(on_failure: object) -> None:
     if _is_async(on_failure):
         raise ConfigError("on_failure must be a plain function, not an async one")
-    if not isinstance(on_failure, Stop | Skip) and not callable(on_failure):
-        raise ConfigError(
-            "on_failure must be a policy such as Stop() or Skip(), or a function of the "
-            f"message that returns one, not {on_failure!r}"
-        )
-    if isinstance(on_failure, type):
-        raise ConfigError(f"on_failure must be an instance: write {on_failure.__name__}()")
+    check_on_failure(on_failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,16 +12,19 @@ class Pauses:
 
     - ``"entering"``: the partition's stages are not there yet;
     - ``"user"``: somebody asked for it; that survives the assignment;
+    - ``"policy"``: a failed message asked for it, by `PausePartition`;
     - ``"share"``: its blocked messages hold their share.
 
     Attributes:
         entering: these assignments' stages are not there yet.
+        policy: these have a message that failed, and wait with it.
         sharing: these hold their share.
     """
 
     def __init__(self) -> None:
         self._by_user: set[tuple[str, int]] = set()
         self.entering: set[PartitionOffsets] = set()
+        self.policy: set[PartitionOffsets] = set()
         self.sharing: set[PartitionOffsets] = set()
 
     def by_user(self, topic: str, partition: int) -> None:
@@ -40,9 +43,11 @@ class Pauses:
         reasons: tuple[str, ...] = ("entering",) if state in self.entering else ()
         if (state.topic, state.partition) in self._by_user:
             reasons += ("user",)
+        if state in self.policy:
+            reasons += ("policy",)
         return (*reasons, "share") if state in self.sharing else reasons
 
-    def ended(self, state: PartitionOffsets) -> None:
-        """This assignment has ended."""
-        self.entering.discard(state)
-        self.sharing.discard(state)
+    def clear(self, state: PartitionOffsets) -> None:
+        """No reason is left but the user's: it has ended, or nothing of it is here."""
+        for states in (self.entering, self.policy, self.sharing):
+            states.discard(state)

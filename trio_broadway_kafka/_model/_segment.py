@@ -6,6 +6,7 @@ message.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter, length_hint
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trio_broadway_kafka._model._offsets import PartitionOffsets
 
-__all__ = ["SKIPPED", "SUCCEEDED", "Segment"]
+__all__ = ["DEAD_LETTERED", "PASSED", "SKIPPED", "SUCCEEDED", "Segment"]
 
 # Values of a segment's flags. Zero is unfinished; every other value is finished.
 SUCCEEDED = 1
 SKIPPED = 2
+DEAD_LETTERED = 3
+PASSED = 4  # it was finished before it arrived: nobody handles it again
 
 
 class Segment:
@@ -99,6 +102,23 @@ class Segment:
     def offset_of(self, index: int) -> int:
         """The offset of the message at `index`."""
         return self.first + index if self._offsets is None else self._offsets[index]
+
+    def index_of(self, offset: int) -> int:
+        """The index of the first message at or beyond `offset`; its length if there is none."""
+        if self._offsets is not None:
+            return bisect_left(self._offsets, offset, hi=len(self.flags))
+        return min(max(offset - self.first, 0), len(self.flags))
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether offsets between its first and last one were not delivered."""
+        return self._offsets is not None
+
+    def pass_over(self) -> None:
+        """All of it was finished before: there is nothing to take."""
+        self.flags[:] = bytes((PASSED,)) * len(self.flags)
+        self.size = 0
+        self.exhaust()
 
     def put_back(self, taken: Iterable[tuple[Any, int]]) -> None:
         """Put what was taken back before the rest.

@@ -35,8 +35,9 @@ class PartitionStatistics:
         in_flight: messages here and not finished.
         oldest_unacked_s: seconds since the first unfinished message arrived (with those
             it arrived together with), None if all are finished.
-        paused: why it is paused: "user", "share" (its blocked messages hold their share) or
-            "entering" (its own stages are not there yet); empty while it is not.
+        paused: why it is paused: "user", "policy" (by a `PausePartition`), "share" (its
+            blocked messages hold their share) or "entering" (its own stages are not there
+            yet); empty while it is not.
     """
 
     topic: str
@@ -78,6 +79,8 @@ class PipelineStatistics:
         succeeded: messages whose handler returned.
         failed: times a handler failed.
         skipped: messages that failed and were acknowledged (see `Skip`).
+        dead_lettered: messages that failed and are in a dead-letter topic (see `DeadLetter`).
+        retried: times a failed message was to be tried again (see `Retry`).
         in_flight: messages here and not finished.
         in_flight_bytes: bytes of values held.
         busy: handlers running.
@@ -91,6 +94,8 @@ class PipelineStatistics:
     succeeded: int
     failed: int
     skipped: int
+    dead_lettered: int
+    retried: int
     in_flight: int
     in_flight_bytes: int
     busy: int
@@ -124,22 +129,22 @@ class Counts:
         self.received = 0
         self.finished = 0
         self.skipped = 0
+        self.dead_lettered = 0
 
     def add(self, states: Iterable[PartitionOffsets]) -> None:
         """Count these in."""
         for state in states:
-            self.received += state.received
-            self.finished += state.finished
+            passed = state.passed  # the concern of who finished them
+            self.received += state.received - passed
+            self.finished += state.finished - passed
             self.skipped += state.skipped
+            self.dead_lettered += state.dead_lettered
 
     def plus(self, states: Iterable[PartitionOffsets]) -> Counts:
         """These counts and those of live assignments."""
         total = Counts()
-        total.received, total.finished, total.skipped = (
-            self.received,
-            self.finished,
-            self.skipped,
-        )
+        total.received, total.finished = self.received, self.finished
+        total.skipped, total.dead_lettered = self.skipped, self.dead_lettered
         total.add(states)
         return total
 
@@ -149,6 +154,7 @@ def pipeline_statistics(
     ended: Counts,
     *,
     failed: int,
+    retried: int,
     busy: int,
     started: int,
     batchers: tuple[BatcherStatistics, ...],
@@ -161,6 +167,7 @@ def pipeline_statistics(
         states: the live assignments, in the order in which to show them.
         ended: counts of those that have ended.
         failed: times a handler failed.
+        retried: times a message was to be tried again.
         busy: handlers running.
         started: messages that have started and are not finished.
         batchers: the batchers' own.
@@ -171,9 +178,11 @@ def pipeline_statistics(
     in_flight = sum(state.unfinished for state in states)
     return PipelineStatistics(
         received=counts.received,
-        succeeded=counts.finished - counts.skipped,
+        succeeded=counts.finished - counts.skipped - counts.dead_lettered,
         failed=failed,
         skipped=counts.skipped,
+        dead_lettered=counts.dead_lettered,
+        retried=retried,
         in_flight=in_flight,
         in_flight_bytes=sum(state.unfinished_bytes for state in states),
         busy=busy,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Protocol
@@ -36,6 +36,8 @@ _log = logging.getLogger("trio_broadway_kafka")
 _COMMIT_DEADLINE = 30.0
 _RETRY_AFTER = 0.1
 
+_TOO_LONG = "OFFSET_METADATA_TOO_LARGE"
+
 # The member is not (or no longer) one: its partitions are gone or about to go, and the
 # client will report it. Trying again can't help.
 _NOT_A_MEMBER = frozenset(
@@ -55,6 +57,21 @@ class CommitListener(Protocol):
         """Kafka has refused these, or not answered."""
 
 
+class Outputs(Protocol):
+    """What leaves with the offsets."""
+
+    is_transactional: bool
+
+    async def commit(
+        self,
+        offsets: Callable[[], list[OffsetCommit]],
+        commit: Callable[[Sequence[OffsetCommit]], Awaitable[Sequence[OffsetCommit]]],
+        asked: Callable[[Sequence[OffsetCommit]], None],
+    ) -> Sequence[OffsetCommit] | None:
+        """Commit what `offsets` gives by `commit`, or with the outputs. None for nothing."""
+        ...
+
+
 class Acknowledger:
     """Commits the finished prefix of every assigned partition.
 
@@ -63,7 +80,11 @@ class Acknowledger:
         partitions: the live assignments; the source adds and removes them.
         interval: seconds between commits; 0 commits whenever something finished, inf
             only when asked to.
+        outputs: what leaves with the offsets.
         told: who is told of commits, None if nobody is.
+        overfull: called with a partition of which more is finished beyond the committed
+            offset than its metadata hold.
+        committed: called with what was committed.
     """
 
     def __init__(
@@ -71,18 +92,27 @@ class Acknowledger:
         client: KafkaClient,
         partitions: Mapping[TopicPartition, PartitionOffsets],
         interval: float,
+        outputs: Outputs,
         told: CommitListener | None = None,
+        *,
+        overfull: Callable[[PartitionOffsets], object] = bool,
+        committed: Callable[[Sequence[OffsetCommit]], object] = bool,
     ) -> None:
         self._client = client
         self._partitions = partitions
         self._interval = interval
         self._told = told
+        self._outputs = outputs
+        self._commit = outputs.commit
+        self._overfull = overfull
+        self._committed = committed
         self._asked: Sequence[OffsetCommit] = ()  # and not answered
+        self._has_maps = True
         self._send: trio.MemorySendChannel[Sequence[Segment] | Callable[[], object]]
         self._send, self._inbox = trio.open_memory_channel(math.inf)
         self._lock = trio.Lock()
         self._something_finished = AsyncBool()
-        self.scope = trio.CancelScope(shield=True)
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
 
     def received(self, segments: Sequence[Segment]) -> None:
         """These segments arrived. Never waits."""
@@ -157,27 +187,32 @@ class Acknowledger:
         Raises:
             KafkaFailure: the broker refused for good, or this is not a member.
         """
-        await self._settled()
+        await self.settled()
         refused: str | None = None
         while True:
             async with self._lock:
-                offsets = self._offsets(self._partitions.values())
-                if not offsets:
-                    return
-                self._asked = offsets
                 asked_at = trio.current_time()
                 try:
-                    committed = await self._client.commit(offsets)
+                    committed = await self._commit(
+                        lambda: self._offsets(self._partitions.values()),
+                        self._client.commit,
+                        self._note_asked,
+                    )
                 except KafkaFailure as failure:
-                    self._tell(offsets, asked_at, failure)
+                    asked = self._asked
+                    self._tell(asked, asked_at, failure)
+                    if failure.code == _TOO_LONG and any(one.metadata for one in asked):
+                        self._forgo_maps()
+                        continue
                     if not failure.retriable:
                         raise
                     if refused != failure.code:
                         _log.info("commit refused for now: %s", failure)
                     refused = failure.code
                 else:
-                    self._note_committed(committed)
-                    self._tell(offsets, asked_at, committed)
+                    if committed is not None:
+                        self._note_committed(committed)
+                        self._tell(self._asked, asked_at, committed)
                     return
             await trio.sleep(_RETRY_AFTER)
 
@@ -194,36 +229,67 @@ class Acknowledger:
                 failure,
             )
 
+    def _forgo_maps(self) -> None:
+        """Commit offsets alone from now on."""
+        self._has_maps = False
+        _log.warning(
+            "the broker takes less metadata with an offset than the 4096 characters of its "
+            "default (offset.metadata.max.bytes), so what is finished out of order is handled "
+            "again after a restart"
+        )
+
     def _offsets(self, partitions: Collection[PartitionOffsets]) -> list[OffsetCommit]:
-        return [
-            OffsetCommit(p.topic, p.partition, p.epoch, offset)
-            for p in partitions
-            if p.live and (offset := p.to_commit) is not None
-        ]
+        offsets = []
+        for state in partitions:
+            if not self._has_maps:
+                state.ahead.topic_id = ""
+            if state.live and (new := state.next_commit()) is not None:
+                if state.ahead.is_full and state.is_map_full():
+                    self._overfull(state)
+                # Outputs have left with what was told: it must not be handled again.
+                if not (self._outputs.is_transactional and state.ahead.takes_back):
+                    offsets.append(
+                        OffsetCommit(state.topic, state.partition, state.epoch, *new)
+                    )
+        return offsets
 
     def _note_committed(self, committed: Sequence[OffsetCommit]) -> None:
         for commit in committed:
             state = self._partitions.get(TopicPartition(commit.topic, commit.partition))
             if state is not None and state.epoch == commit.epoch:
-                state.note_committed(commit.offset)
+                state.note_committed(commit.offset, commit.metadata)
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
         """Wait until everything sent before has been taken in."""
         seen = trio.Event()
         self._send.send_nowait(seen.set)
         await seen.wait()
 
+    def _note_asked(self, offsets: Sequence[OffsetCommit]) -> None:
+        self._asked = offsets
+
     async def release(
-        self, assigned: Sequence[AssignedPartition], partitions: Collection[PartitionOffsets]
+        self,
+        assigned: Sequence[AssignedPartition],
+        partitions: Collection[PartitionOffsets],
+        deadline: float,
     ) -> None:
-        """Let go of revoked partitions, with what has finished of them."""
-        await self._settled()
+        """Let go of revoked partitions, with what has finished of them; in transactions that
+        is committed before, until `deadline`."""
+        await self.settled()
+        if self._outputs.is_transactional:
+            with trio.move_on_at(deadline) as scope:
+                await self.commit_the_last(", ".join(map(repr, partitions)))
+            if scope.cancelled_caught:
+                _log.warning(
+                    "no transaction could be committed as %s went away: it is handled again",
+                    ", ".join(map(repr, partitions)),
+                )
+            self._client.release(assigned, ())
+            return
         offsets = self._offsets(partitions)
-        if self._told is None:
-            self._client.release(assigned, offsets)
-        else:
-            answered = partial(self._tell, offsets, trio.current_time())
-            self._client.release(assigned, offsets, answered)
+        answered = partial(self._tell, offsets, trio.current_time())
+        self._client.release(assigned, offsets, answered)
 
     def _tell(
         self,
@@ -232,6 +298,8 @@ class Acknowledger:
         answer: Sequence[OffsetCommit] | Exception,
     ) -> None:
         self._asked = ()
+        if not isinstance(answer, Exception):
+            self._committed(answer)
         if self._told is None:
             return
         duration = trio.current_time() - asked_at

@@ -10,16 +10,18 @@ import trio
 
 from trio_broadway_kafka._model._batch import Batch, Failed
 from trio_broadway_kafka._model._batches import Batches
+from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Batcher
-from trio_broadway_kafka._model._segment import SUCCEEDED
+from trio_broadway_kafka._model._retries import TryAgainTogether
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._stages._tasks import PACE, cancellation_of, is_cancelled
 
 __all__ = ["BatcherStage", "Worker"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
-Settle = Callable[[Sequence[Failed]], Awaitable[None]]
+Settle = Callable[[Sequence[Failed]], Awaitable[TryAgainTogether | None]]
 
 
 class BatcherStage:
@@ -29,7 +31,10 @@ class BatcherStage:
         name: its name.
         options: what the user asked for.
         ordered: batches of the same key do not overlap.
-        settle: decides what becomes of failed messages: sets their flags, or raises.
+        settle: decides what becomes of failed messages: sets their flags, or raises, or
+            says which are to be tried again.
+        finish: gives the flag of a message that is settled, 0 while its outputs leave.
+        retries: whether any may be tried again.
         ended: called whenever a batch has been settled.
         stop: called when a task of it ends, and so the pipeline: nothing more may start.
         clock: paces the checkpoints, in seconds.
@@ -45,6 +50,8 @@ class BatcherStage:
         *,
         ordered: bool,
         settle: Settle,
+        finish: Callable[[Segment, int, Message, int], int],
+        retries: bool,
         ended: Callable[[], None],
         stop: Callable[[], None],
         clock: Callable[[], float],
@@ -58,19 +65,22 @@ class BatcherStage:
             clock=trio.current_time,
         )
         self.workers = tuple(Worker(self) for _ in range(options.concurrency))
-        self._timeout = options.timeout
+        self._keeps_time = retries or not math.isinf(options.timeout)
+        self.retries = retries
         self.handle: Callable[[Batch], Awaitable[object]] = options.handle_batch
         self.settle = settle
+        self.finish = finish
         self.ended = ended
         self.stop = stop
         self.clock = clock
         self.stopped = False
         self.idle = trio.lowlevel.ParkingLot()
         self._untimed = trio.lowlevel.ParkingLot()
+        self._sleep = trio.CancelScope()
 
     def to_run(self) -> Iterator[Callable[[], Awaitable[None]]]:
         """The tasks that make it work."""
-        if not math.isinf(self._timeout):
+        if self._keeps_time:
             yield self._keep_time
         for worker in self.workers:
             yield worker.run
@@ -81,6 +91,9 @@ class BatcherStage:
             self.idle.unpark(count=len(self.batches.ready))
         if self._untimed:
             self._untimed.unpark()
+        elif self.retries and (deadline := self.batches.next_deadline) is not None:
+            # Without retries those come in order, and the first is slept for.
+            self._sleep.deadline = min(self._sleep.deadline, deadline)
 
     async def _keep_time(self) -> None:
         batches = self.batches
@@ -90,9 +103,20 @@ class BatcherStage:
                 await self._untimed.park()
                 continue
             # Where batches fill in time, this wakes once in a timeout, not once a batch.
-            await trio.sleep_until(deadline)
+            with trio.move_on_at(deadline) as self._sleep:
+                await trio.sleep_forever()
             batches.close_due()
             self.changed()
+
+    def done(self, batch: Batch, again: TryAgainTogether | None) -> None:
+        """A batch has been settled, but for what is to be tried again."""
+        failed = () if again is None else again.failed
+        # A partition may have been revoked while handle_failed ran.
+        failed = [one for one in failed if not one.segment.partition.draining]
+        if again is None or not failed:
+            self.batches.done(batch)
+        else:
+            self.batches.try_again(batch, batch._again(failed), again.due)
 
 
 class Worker:
@@ -108,6 +132,7 @@ class Worker:
         self._scope = trio.CancelScope()
         self.batch: Batch | None = None
         self.cutting: set[PartitionOffsets] = set()
+        self._again: TryAgainTogether | None = None
         self.task: trio.lowlevel.Task | None = None
         self.has_ended = trio.Event()
 
@@ -130,6 +155,7 @@ class Worker:
                     due = clock() + PACE
                     continue
                 self.batch = batch
+                self._again = None
                 try:
                     with trio.CancelScope() as self._scope:
                         await self._handle(batch)
@@ -139,7 +165,8 @@ class Worker:
                     batches.put_back(batch, self.cutting)
                     self.cutting = set()
                 else:
-                    batches.done(batch)
+                    stage.done(batch, self._again)
+                    self._again = None
                 del batch  # a parked task must not keep a batch alive
                 stage.ended()
                 stage.changed()
@@ -163,6 +190,8 @@ class Worker:
             raise cancellation_of(group) from None
 
     async def _call(self, batch: Batch) -> None:
+        if self._stage.retries:
+            batch._note_starts()
         try:
             result = await self._stage.handle(batch)
         except Exception as error:
@@ -176,7 +205,7 @@ class Worker:
             )
             mistake.add_note(f"for {batch!r}")
             raise mistake
-        if batch._has_failures():
+        if batch._has_special():
             await self._settle(batch, None)
         else:
             batch._finish()
@@ -188,11 +217,11 @@ class Worker:
         for message, (segment, index) in zip(batch.messages, batch._places(), strict=True):
             reason = message._failure or error
             if reason is None:
-                segment.flags[index] = SUCCEEDED
+                segment.flags[index] = self._stage.finish(segment, index, message, SUCCEEDED)
             else:
                 failed.append(Failed(message, reason, segment, index))
         try:
-            await self._stage.settle(failed)
+            self._again = await self._stage.settle(failed)
         except Exception as raised:
             # The handler's own under Stop, or what handle_failed raised, perhaps because
             # it was cancelled meanwhile.

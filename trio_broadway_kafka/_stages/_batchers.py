@@ -154,6 +154,12 @@ class Batchers:
             stage.batches.close_all(trigger, partitions)
             stage.changed()
 
+    def drop_retries(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Drop what waits to be tried again of these assignments."""
+        for stage in self.stages.values():
+            stage.batches.drop_retries(partitions)
+            stage.changed()  # what waited behind it for its key
+
     def drop(self, partitions: Collection[PartitionOffsets]) -> int:
         """Drop what waits of these assignments. Returns how many messages."""
         dropped = sum(stage.batches.drop(partitions) for stage in self.stages.values())

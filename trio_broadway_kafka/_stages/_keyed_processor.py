@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
+from trio_broadway_kafka._model._lanes import Item
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._processor import LOOK_MASK, Processor, new
 from trio_broadway_kafka._stages._tasks import cancellation_of
+
+if TYPE_CHECKING:
+    from trio_broadway_kafka._stages._processors import Processors
 
 __all__ = ["KeyedProcessor"]
 
@@ -21,7 +25,21 @@ class _OwnLane:
 class KeyedProcessor(Processor):
     """Keeps the order within a key, and registers a key only when its handler suspends."""
 
-    __slots__ = ()
+    __slots__ = ("_waits",)
+
+    def __init__(self, shared: Processors) -> None:
+        super().__init__(shared)
+        self._waits = False  # the lane it was at stays held, by a message that waits
+
+    def _wait(self, item: Item, due: float) -> None:
+        lanes = self._shared.lanes
+        assert isinstance(lanes, KeyedLanes)
+        if isinstance(self.lane, _OwnLane):
+            lanes.wait(item, due)
+            return
+        self._enter(lanes)
+        self._waits = True
+        lanes.wait_on(self.busy, self.lane, item, due)
 
     async def _go_on_with_waiting(self) -> bool:
         lanes = self._shared.lanes
@@ -81,16 +99,16 @@ class KeyedProcessor(Processor):
                 if message is None:
                     message = make(Message)
                     message._raw = raw
-                    message._failure = message._route = None
+                    message._special = message._route = None
                 self.message = message
                 try:
                     result = await handle(message)
                 except Exception as error:
-                    flags[index] = await self._failed(segment, message, error)
+                    flags[index] = await self._failed(segment, index, message, error)
                 else:
                     if (
                         result is None
-                        and message._failure is None
+                        and message._special is None
                         and (forward is None or forward(segment, index, message))
                     ):
                         flags[index] = success
@@ -100,7 +118,10 @@ class KeyedProcessor(Processor):
                     lanes.hot = None
                 else:  # it was entered among the busy: others may be parked behind it
                     self.message = message = None
-                    await self._go_on(lanes, busy, lane)
+                    if self._waits:
+                        self._waits = False
+                    else:
+                        await self._go_on(lanes, busy, lane)
                     if self.interrupted:
                         break
                     self.segment = segment
@@ -136,7 +157,7 @@ class KeyedProcessor(Processor):
         self.lane = lane = _OwnLane()
         lanes.hot = self
         self.message = message
-        segment.flags[index] = await self._failed(segment, message, error)
+        segment.flags[index] = await self._failed(segment, index, message, error)
         self.message = None
         if lanes.hot is self:
             lanes.hot = None
@@ -161,13 +182,11 @@ class KeyedProcessor(Processor):
             self.segment = segment
             self.message = message = Message(raw)
             try:
-                try:
-                    result = await shared.handle(message)
-                except Exception as error:
-                    segment.flags[index] = await self._failed(segment, message, error)
-                else:
-                    segment.flags[index] = await self._judge(segment, index, message, result)
+                await self._handle_one(segment, index, message)
                 self.message = None
+                if self._waits:
+                    self._waits = False
+                    return
                 turns += 1  # the indices of a lane may all be odd
                 if not turns & LOOK_MASK and shared.clock() >= shared.due:
                     await shared.let_others_run()

@@ -51,6 +51,7 @@ class Pausing:
         self._gap_limit = gap_limit
         self._came_back = came_back
         self._since_gap_check = 0
+        self._stale: set[PartitionOffsets] = set()
 
     def assigned(self, states: Collection[PartitionOffsets], *, enter: bool) -> None:
         """These are new: pause those that are to be entered first, or were paused before."""
@@ -72,9 +73,33 @@ class Pausing:
         if self.pauses.end_by_user(*address) and state is not None:
             self._resume_unless_paused(state)
 
-    def entered(self, state: PartitionOffsets) -> None:
-        """The stages of this partition are there."""
-        self.pauses.entering.discard(state)
+    def by_policy(self, state: PartitionOffsets, *, is_fetching: bool) -> None:
+        """Fetch no more of a partition until it is `ready` again."""
+        self.pauses.policy.add(state)
+        if is_fetching:
+            self._stale.add(state)
+        self._client.pause([address_of(state)])
+
+    def is_stale(self, state: PartitionOffsets) -> bool:
+        """Whether what has just arrived may be from before a pause by policy, and that pause
+        is over: then it does not begin where it should, and is asked for again."""
+        if state not in self._stale:
+            return False
+        if not self.pauses.of(state):
+            self._client.pause([address_of(state)])
+            self._resume_unless_paused(state)
+        return True
+
+    def answered(self) -> None:
+        """A fetch has been answered: what comes next was asked for after all pauses."""
+        self._stale.clear()
+
+    def ready(self, state: PartitionOffsets) -> None:
+        """A partition's stages are there, or a pause by policy is over. Nothing of it is
+        here; it is read from its ``position`` on."""
+        self.pauses.clear(state)
+        if state.held:
+            self._intake.let_go(state)
         self._resume_unless_paused(state)
 
     def _resume_unless_paused(self, state: PartitionOffsets) -> None:
@@ -107,10 +132,14 @@ class Pausing:
             return
         self._since_gap_check = 0
         for state in self._partitions.values():
-            if state.finished_behind_gap >= self._gap_limit:
-                self._intake.hold(state)
-                if state.held:
-                    self._pause_for_share(state)
+            if state.finished_behind_gap >= self._gap_limit or state.is_map_full():
+                self.hold(state)
+
+    def hold(self, state: PartitionOffsets) -> None:
+        """Let nothing more of a partition start: too much is finished behind what is not."""
+        self._intake.hold(state)
+        if state.held:
+            self._pause_for_share(state)
 
     def _pause_for_share(self, state: PartitionOffsets) -> None:
         if state not in self.pauses.sharing:
@@ -124,7 +153,10 @@ class Pausing:
             if self._intake.blocked(state) * 2 > share and not state.held:
                 continue
             if state.held:
-                if state.finished_behind_gap * 2 > self._gap_limit or state.parked * 2 > share:
+                behind = state.finished_behind_gap
+                if behind * 2 > self._gap_limit or state.parked * 2 > share:
+                    continue
+                if state.ahead.is_full and state.is_map_full():
                     continue
                 self._intake.let_go(state)
                 self._came_back()

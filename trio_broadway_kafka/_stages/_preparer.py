@@ -12,6 +12,7 @@ from trio_broadway_kafka._model._lanes import Lanes, forget_last
 from trio_broadway_kafka._model._message import Message, Prepared, messages_of
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._stages._handlers import check_prepared
 from trio_broadway_kafka._stages._tasks import cancellation_of, is_cancelled
 
 __all__ = ["Preparer"]
@@ -53,6 +54,7 @@ class Preparer:
         self._running: dict[PartitionOffsets, trio.CancelScope] = {}
         self._idle = trio.Event()
         self._idle.set()
+        self._call_ended = trio.Event()
         self.tasks: set[trio.lowlevel.Task] = set()
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -117,6 +119,11 @@ class Preparer:
         for scope in self._running.values():
             scope.cancel()
 
+    async def wait_done(self, partition: PartitionOffsets) -> None:
+        """Wait until no call is under way for a partition, which was dropped before."""
+        while partition in self._running:
+            await self._call_ended.wait()
+
     async def wait_ended(self) -> None:
         """Wait until no call is under way."""
         await self._idle.wait()
@@ -149,6 +156,8 @@ class Preparer:
             self.tasks.discard(task)
             self._waiting.pop(state, None)
             del self._running[state]
+            self._call_ended.set()
+            self._call_ended = trio.Event()
             if not self._running:
                 self._idle.set()
 
@@ -172,13 +181,7 @@ class Preparer:
                 raise
             raise cancellation_of(group) from None
         else:
-            if result is not None:
-                mistake = TypeError(
-                    f"prepare_messages returned a {type(result).__name__}; it must return "
-                    "None: change the messages in place"
-                )
-                mistake.add_note(f"for {len(messages)} messages of {state!r}")
-                raise mistake
+            check_prepared(result, messages)
         if state.draining:
             return False  # it resisted its cancellation: nothing of it may start
         for message in messages:

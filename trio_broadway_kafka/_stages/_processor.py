@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trio_broadway_kafka._model._lanes import Item
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
-from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._model._retries import TryAgain
+from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._stages._tasks import cancellation_of, is_cancelled
 
 if TYPE_CHECKING:
@@ -92,8 +94,42 @@ class Processor:
             shared.note_ended()
 
     async def _go_on_with_waiting(self) -> bool:
-        """Go on with a lane that waits for a processor, if there is one."""
-        return False
+        """Go on with what waits for a processor, if there is something."""
+        lanes = self._shared.lanes
+        if not lanes.waiting:
+            return False
+        await self._handle_again(*lanes.waiting.popleft())
+        return True
+
+    async def _handle_again(self, segment: Segment, raw: Any, index: int) -> None:
+        """Handle a message whose time has come to be tried again, and free its lane."""
+        shared = self._shared
+        self.segment = segment
+        self.message = message = Message(raw)
+        try:
+            await self._handle_one(segment, index, message)
+        except BaseException as error:
+            if not self._is_interruption(error):
+                raise  # out of the pipeline: its lane stays held
+            if self._cut_off(segment):
+                shared.lanes.put_back(segment, raw, index)
+            shared.lanes.release(segment)
+            raise cancellation_of(error) from None
+        else:
+            shared.lanes.release(segment)
+        finally:
+            self.segment = self.message = None
+            del raw, message, segment  # see _work
+            shared.note_released()
+
+    async def _handle_one(self, segment: Segment, index: int, message: Message) -> None:
+        """Handle one message outside the loop."""
+        try:
+            result = await self._shared.handle(message)
+        except Exception as error:
+            segment.flags[index] = await self._failed(segment, index, message, error)
+        else:
+            segment.flags[index] = await self._judge(segment, index, message, result)
 
     async def _work(self) -> None:
         shared = self._shared
@@ -128,16 +164,16 @@ class Processor:
             for raw, index in shared.items_of(segment):
                 message = make(Message)
                 message._raw = raw
-                message._failure = message._route = None
+                message._special = message._route = None
                 self.message = message
                 try:
                     result = await handle(message)
                 except Exception as error:
-                    flags[index] = await self._failed(segment, message, error)
+                    flags[index] = await self._failed(segment, index, message, error)
                 else:
                     if (
                         result is None
-                        and message._failure is None
+                        and message._special is None
                         and (forward is None or forward(segment, index, message))
                     ):
                         flags[index] = success
@@ -175,18 +211,31 @@ class Processor:
         was interrupted for another partition's sake."""
         return self.message is not None and self.interrupted and not segment.partition.draining
 
-    async def _failed(self, segment: Segment, message: Message, error: BaseException) -> int:
+    async def _failed(
+        self, segment: Segment, index: int, message: Message, error: BaseException
+    ) -> int:
         """Settle a failure. Returns the message's flag, or raises."""
         if self._is_void(segment, message, error):
             return 0
         try:
-            return await self._shared.settle(message, error)
+            settled = await self._shared.settle(message, error, segment.partition)
         except Exception as raised:
             # The handler's own under Stop, or what handle_failed raised, perhaps because
             # it was cancelled meanwhile.
             if raised is not error and self._is_void(segment, message, raised):
                 return 0
             raise
+        if isinstance(settled, TryAgain):
+            self._wait((segment, message._again(), index), settled.due)
+            self._shared.note_waiting()
+            return 0
+        if not settled:
+            return 0  # left unfinished, and what it would have produced with it
+        return self._shared.finish(segment, index, message, settled)
+
+    def _wait(self, item: Item, due: float) -> None:
+        """Let a message wait for another attempt, its lane held."""
+        self._shared.lanes.wait(item, due)
 
     def _is_void(self, segment: Segment, message: Message, error: BaseException) -> bool:
         """Whether a failure counts for nothing: the message is left unfinished."""
@@ -213,9 +262,11 @@ class Processor:
             error.add_note(f"for {message!r}")
             raise error
         shared = self._shared
-        if message._failure is None and (
-            shared.forward is None or shared.forward(segment, index, message)
-        ):
-            return shared.success
+        if message._failure is None:
+            if shared.forward is None:
+                return shared.finish(segment, index, message, SUCCEEDED)
+            message._raw = message._record  # its attempts at the next stage count anew
+            if shared.forward(segment, index, message):
+                return 0
         assert message._failure is not None
-        return await self._failed(segment, message, message._failure)
+        return await self._failed(segment, index, message, message._failure)

@@ -9,9 +9,11 @@ from typing import Any
 import trio
 
 from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
-from trio_broadway_kafka._model._lanes import PartitionLanes, UnorderedLanes
+from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
+from trio_broadway_kafka._model._retries import TryAgain
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
 from trio_broadway_kafka._stages._keyed_processor import KeyedProcessor
 from trio_broadway_kafka._stages._limiter import Limiter
@@ -33,7 +35,10 @@ class Processors:
         count: how many.
         forward: puts a handled message where it goes next, or says that it can't (the
             message has failed then); None where a handled message is finished.
-        settle: decides what becomes of a failed message: returns its flag or raises.
+        settle: decides what becomes of a failed message: returns its flag, or when it is to
+            be tried again, or raises.
+        waiting: called when a message waits to be tried again.
+        finish: gives the flag of a message that is settled, 0 while its outputs leave.
         stop: called when the first processor ends, and so the pipeline: nothing more may
             start, not even what another one would take before it is cancelled.
         limiter: how many messages may be taken.
@@ -55,7 +60,9 @@ class Processors:
         lane_of: Callable[[Message], Hashable] | None,
         count: int,
         forward: Callable[[Segment, int, Message], bool] | None,
-        settle: Callable[[Message, BaseException], Awaitable[int]],
+        settle: Callable[[Message, BaseException, PartitionOffsets], Awaitable[int | TryAgain]],
+        waiting: Callable[[], None],
+        finish: Callable[[Segment, int, Message, int], int],
         stop: Callable[[], None],
         limiter: Limiter,
         want: Callable[[], None],
@@ -67,6 +74,8 @@ class Processors:
         self.forward = forward
         self.success = SUCCEEDED if forward is None else 0
         self.settle = settle
+        self.note_waiting = waiting
+        self.finish = finish
         self.stop = stop
         self.clock = clock
         self.due = clock() + PACE
@@ -145,15 +154,13 @@ class Processors:
 
     def has_work(self) -> bool:
         """Whether a processor would find something to do."""
-        lanes = self.lanes
-        return lanes.has_more_than(0) or (isinstance(lanes, KeyedLanes) and bool(lanes.waiting))
+        return bool(self.lanes.waiting) or self.lanes.has_more_than(0)
 
     def can_take(self) -> bool:
         """Whether a processor may do it now: what has no token waits for one."""
-        lanes = self.lanes
-        if isinstance(lanes, KeyedLanes) and lanes.waiting:
+        if self.lanes.waiting:
             return True
-        return not lanes.is_empty() and self._limiter.ready(self.wake)
+        return not self.lanes.is_empty() and self._limiter.ready(self.wake)
 
     def acquire(self) -> Segment | None:
         """A segment to take messages from."""

@@ -6,7 +6,7 @@ It turns chunks into segments and answers demand. Which partitions are fetched i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -16,6 +16,7 @@ from trio_broadway_kafka._kafka._client import (
     Chunk,
     KafkaClient,
     PartitionEnd,
+    RawMessage,
     Session,
     TopicPartition,
 )
@@ -26,7 +27,7 @@ from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._stages._pausing import Pausing, address_of
 from trio_broadway_kafka._stages._tasks import ShieldWhenStarted
 
-__all__ = ["Source", "SourceListener"]
+__all__ = ["Source", "SourceListener", "read_map"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -157,9 +158,13 @@ class Source:
             self._listener.exhausted()
 
     def ready(self, state: PartitionOffsets) -> None:
-        """The stages of this partition are there: fetch it."""
-        self.pausing.entered(state)
+        """A partition's stages are there, or a pause by policy is over: fetch it."""
+        self.pausing.ready(state)
         self.want()
+
+    def pause_by_policy(self, state: PartitionOffsets) -> None:
+        """Fetch no more of a partition until it is `ready` again."""
+        self.pausing.by_policy(state, is_fetching=self._fetch_open)
 
     def close(self) -> None:
         """Ask for no more messages, and take in none."""
@@ -176,8 +181,12 @@ class Source:
                 address = TopicPartition(new.topic, new.partition)
                 # To commit a start that nobody reads from would undo what others have done.
                 start = None if self._closing else new.start
-                state = PartitionOffsets(*address, new.epoch, new.committed, start)
+                state = PartitionOffsets(
+                    *address, new.epoch, new.committed, start, new.topic_id
+                )
                 state.draining = self._closing
+                if new.metadata is not None and new.start is None:
+                    read_map(state, new.metadata)
                 self._partitions[address] = state
                 states.append(state)
             self.pausing.assigned(states, enter=self._enters)
@@ -197,7 +206,7 @@ class Source:
         """These assignments have ended."""
         for state in states:
             state.live = False
-            self.pausing.pauses.ended(state)
+            self.pausing.pauses.clear(state)
             if self._partitions.get(address_of(state)) is state:
                 del self._partitions[address_of(state)]
 
@@ -214,15 +223,11 @@ class Source:
             if chunks:
                 self._fetch_open = False
                 self._receive(chunks)
+                self.pausing.answered()
             for end in ends:
-                state = self._partitions.get(TopicPartition(end.topic, end.partition))
-                if (
-                    state is not None
-                    and state.epoch == end.epoch
-                    and not state.draining
-                    and not self.pausing.pauses.of(state)
-                ):
-                    state.reached_end(end.offset)
+                for state in self._states((end,)):
+                    if not state.draining and not self.pausing.pauses.of(state):
+                        state.reached_end(end.offset)
             if ends:
                 self._listener.received(())
         except BaseException as error:
@@ -237,6 +242,8 @@ class Source:
             state = self._partitions.get(address)
             if state is None or state.epoch != chunk.epoch or state.draining:
                 continue
+            if self.pausing.is_stale(state):
+                continue
             if chunk.end is not None:
                 state.end = max(chunk.end, state.end or 0)
             messages = chunk.messages
@@ -245,24 +252,18 @@ class Source:
                 messages = [m for m in messages if m.offset() >= state.position]
                 if not messages:
                     continue
-            first, last = messages[0].offset(), messages[-1].offset()
             if self.pausing.pauses.of(state):
                 # Polled before the pause took effect: `resume` starts here again.
-                state.refetch_from(first)
+                state.refetch_from(messages[0].offset())
                 continue
             self._look_at_keys(chunk, state)
-            gaps = last - first + 1 != len(messages)
-            segment = Segment(
-                state,
-                messages,
-                first=first,
-                last=last,
-                offsets=[message.offset() for message in messages] if gaps else None,
-                size=chunk.size,
-                received_at=now,
-                whole=self._intake.takes_whole(state),
-            )
-            state.receive(segment)
+            if state.ahead.runs:
+                for segment in self._receive_around(state, messages, now):
+                    segments.append(segment)
+                    count += segment.untaken
+                    size += segment.size
+                continue
+            segment = self._take_in(state, messages, chunk.size, now)
             self._intake.add(segment)
             segments.append(segment)
             count += len(messages)
@@ -270,9 +271,44 @@ class Source:
         if count:
             self._demand.received(count, size, now)
             self.pausing.received(count)
+        if segments:
             self._listener.received(segments)
         if self._demand.filling or not count:
             self.want()
+
+    def _take_in(
+        self, state: PartitionOffsets, messages: Sequence[RawMessage], size: int, now: float
+    ) -> Segment:
+        """Make a segment of what has arrived."""
+        first, last = messages[0].offset(), messages[-1].offset()
+        gaps = last - first + 1 != len(messages)
+        segment = Segment(
+            state,
+            messages,
+            first=first,
+            last=last,
+            offsets=[message.offset() for message in messages] if gaps else None,
+            size=size,
+            received_at=now,
+            whole=self._intake.takes_whole(state),
+        )
+        state.receive(segment)
+        return segment
+
+    def _receive_around(
+        self, state: PartitionOffsets, messages: Sequence[RawMessage], now: float
+    ) -> Iterator[Segment]:
+        """Take in what has arrived, where some of it was finished before."""
+        offsets = [message.offset() for message in messages]
+        for start, stop, finished in [*state.ahead.split(offsets)]:
+            part = messages[start:stop]
+            size = sum(len(message.value() or b"") for message in part)
+            segment = self._take_in(state, part, size, now)
+            if finished:
+                segment.pass_over()
+            else:
+                self._intake.add(segment)
+            yield segment
 
     def _look_at_keys(self, chunk: Chunk, state: PartitionOffsets) -> None:
         """Warn once of a topic without keys under an ordering by key."""
@@ -292,11 +328,32 @@ class Source:
         """See `ClientEvents`."""
         self._listener.failed(error)
 
-    def _states(self, partitions: Iterable[AssignedPartition]) -> list[PartitionOffsets]:
+    def _states(
+        self, partitions: Iterable[AssignedPartition | PartitionEnd]
+    ) -> list[PartitionOffsets]:
         """The live assignments among these."""
-        found = []
-        for assigned in partitions:
-            state = self._partitions.get(TopicPartition(assigned.topic, assigned.partition))
-            if state is not None and state.epoch == assigned.epoch:
-                found.append(state)
-        return found
+        return [
+            state
+            for a in partitions
+            if (state := self._partitions.get(TopicPartition(a.topic, a.partition))) is not None
+            and state.epoch == a.epoch
+        ]
+
+
+def read_map(state: PartitionOffsets, text: str) -> None:
+    """Take over what an earlier owner has finished beyond the committed offset."""
+    try:
+        count = state.ahead.read(text, state.committed)
+    except ValueError as error:
+        _log.warning(
+            "%r: the metadata of the committed offset is ignored, so what may have been "
+            "finished beyond it is handled again: %s",
+            state,
+            error,
+        )
+    else:
+        _log.info(
+            "%r: %d offsets beyond the committed one are finished, and passed over",
+            state,
+            count,
+        )

@@ -13,7 +13,15 @@ import trio
 from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Batcher, Stages, StagesFactory
-from trio_broadway_kafka._model._policies import FailurePolicy, OnFailure, Skip, Stop
+from trio_broadway_kafka._model._policies import (
+    POLICIES,
+    FailurePolicy,
+    OnFailure,
+    PausePartition,
+    Skip,
+    Stop,
+    turn_of,
+)
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["Acks", "BatchMode", "Pushes", "acknowledging"]
@@ -204,11 +212,14 @@ def _acknowledging_batcher(batcher: Batcher, pushes: Pushes) -> Batcher:
 
 
 def _reporting(on_failure: OnFailure, pushes: Pushes) -> OnFailure:
-    """The same policy, but that what would stop the pipeline is acknowledged as failed."""
+    """The same policy, but that what would stop the pipeline, or pause the partition for
+    good, is acknowledged as failed."""
 
     def choose(message: Message) -> FailurePolicy:
         policy = on_failure(message) if callable(on_failure) else on_failure
-        if isinstance(policy, Stop):
+        if isinstance(policy, POLICIES):
+            policy = turn_of(policy, message)
+        if isinstance(policy, Stop) or policy == PausePartition():
             pushes.report_only(message)
             return Skip()
         return policy

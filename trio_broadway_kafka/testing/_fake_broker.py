@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import trio
 
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka.testing._fake_client import FakeClient
 from trio_broadway_kafka.testing._fake_cluster import (
     AcceptedCommit,
@@ -63,7 +63,6 @@ class FakeBroker:
             session_timeout=session_timeout,
             default_partitions=default_partitions,
         )
-        self._round_robin: dict[str, int] = {}
         self._clients = 0
         for topic, partitions in (topics or {}).items():
             self._cluster.create_topic(topic, partitions)
@@ -124,29 +123,18 @@ class FakeBroker:
             ValueError: there is no such topic.
             KafkaFailure: it has no such partition.
         """
-        partitions = len(self._cluster.logs(topic))
+        self._cluster.logs(topic)
         for part in (key, *values):
             if not isinstance(part, bytes | None):
                 raise TypeError(
                     f"a record's key and value are bytes, not {type(part).__name__}"
                 )
-        if timestamp is None:
-            timestamp = round(_now() * 1000)
-        messages: list[FakeMessage] = []
-        for value in values:
-            number = partition
-            if number is None and key is not None:
-                number = zlib.crc32(key) % partitions
-            elif number is None:
-                turn = self._round_robin.get(topic, 0)
-                self._round_robin[topic] = turn + 1
-                number = turn % partitions
-            log = self._cluster.log(TopicPartition(topic, number))
-            messages.append(
-                log.append(key=key, value=value, headers=headers, timestamp=timestamp)
+        return [
+            self._cluster.append(
+                OutputRecord(topic, value, key, tuple(headers), partition), timestamp
             )
-        self._cluster.changed()
-        return messages
+            for value in values
+        ]
 
     def records(self, topic: str, partition: int | None = None) -> list[FakeMessage]:
         """What a partition holds, in order; or all partitions, one after another.
@@ -304,7 +292,7 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a message arrives that much after it could),
                 "commit", "committed", "end_offsets", "offsets", "partitions",
-                "subscribe" (what a pipeline asks) or "close".
+                "subscribe" (what a pipeline asks), "produce", "transaction" or "close".
             seconds: ``math.inf`` for never; a later call may end that.
 
         Raises:
@@ -333,7 +321,9 @@ class FakeBroker:
             operation: "open", "fetch" (a retriable error is tried again inside the
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
                 release too), "committed", "end_offsets", "partitions", "subscribe" or
-                "offsets" (by a time or a ``start_from``; at an assignment as with "fetch").
+                "offsets" (by a time or a ``start_from``; at an assignment as with "fetch"),
+                "produce" (a retriable error is tried again inside the producer) or
+                "transaction" (which is aborted then).
             error: what is raised, or Kafka's code for it.
             times: how many requests.
 
@@ -348,10 +338,3 @@ class FakeBroker:
 
     def _stored(self, topic: str, partition: int, group: str) -> StoredOffset | None:
         return self._cluster.group(group).committed.get(TopicPartition(topic, partition))
-
-
-def _now() -> float:
-    try:
-        return trio.current_time()
-    except RuntimeError:
-        return 0.0

@@ -18,9 +18,11 @@ from trio_broadway_kafka._kafka._client import (
     TopicPartition,
 )
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka.testing._fake_cluster import Cluster
 from trio_broadway_kafka.testing._fake_commits import Answer, Commit, CommitQueue
 from trio_broadway_kafka.testing._fake_group import Group, Member
+from trio_broadway_kafka.testing._fake_producer import FakeProducer
 from trio_broadway_kafka.testing._fake_questions import Questions
 from trio_broadway_kafka.testing._fake_reader import Reader
 from trio_broadway_kafka.testing._fake_starts import Starts
@@ -162,6 +164,11 @@ class FakeClient(Questions):
         """
         self._asked_to_stop = True
         self._post(self._stop)
+
+    def producer(self, output: Output) -> FakeProducer:
+        """See `KafkaClient.producer`."""
+        commit = partial(self._requests.commit_at_once, lambda: self._member)
+        return FakeProducer(self._cluster, output, self, commit)
 
     # Commands
 
@@ -307,18 +314,8 @@ class FakeClient(Questions):
                 return
             self._epoch += 1
             self.group.take(self._member, partition, self._epoch)
-            stored = self.group.committed.get(partition)
-            taken.append(
-                AssignedPartition(
-                    partition.topic,
-                    partition.partition,
-                    self._epoch,
-                    committed=stored.offset if stored else None,
-                    # As a real client: no text is no metadata.
-                    metadata=(stored.metadata or None) if stored else None,
-                    start=start,
-                )
-            )
+            topic_id = self._cluster.topic_ids[partition.topic]
+            taken.append(self.group.assigned(partition, self._epoch, start, topic_id))
         self._reader.assign(taken)
         if taken:
             self._events.assigned(taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import trio
 
 from trio_broadway_kafka._kafka._client import OffsetCommit, Session, TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka._model._topics import is_pattern, matching
 from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_log import PartitionLog
+from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
 
@@ -38,6 +41,8 @@ Operation = Literal[
     "offsets",
     "partitions",
     "subscribe",
+    "produce",
+    "transaction",
     "close",
 ]
 
@@ -80,9 +85,11 @@ class Cluster:
         poll_interval: seconds that a client's poll lasts when nothing arrives.
         session_timeout: seconds after which the group goes on without a silent member.
         default_partitions: of topics that a client creates.
+        makes_topics: whether producing to a missing topic makes it.
         running: False in an outage.
         delays: how long a request of an operation takes, in seconds.
         frozen: the clients that don't do anything now.
+        transactional: the producer that has a ``transactional_id`` now.
     """
 
     def __init__(
@@ -97,14 +104,19 @@ class Cluster:
         self.poll_interval = poll_interval
         self.session_timeout = session_timeout
         self.default_partitions = default_partitions
+        self.makes_topics = False
         self.running = True
         self.topics: dict[str, list[PartitionLog]] = {}
+        self.topic_ids: dict[str, str] = {}
+        self._made = 0  # topics, ever
         self.delays: dict[Operation, float] = {}
         self.frozen: set[object] = set()
         self.commits: list[AcceptedCommit] = []
         self._groups: dict[str, Group] = {}
         self._failures: dict[Operation, deque[KafkaFailure]] = {}
         self._waiters = trio.lowlevel.ParkingLot()
+        self._turns: dict[str, int] = {}  # by topic, of records without a key
+        self.transactional: dict[str, object] = {}  # who has which transactional_id
 
     # Waiting
 
@@ -249,6 +261,36 @@ class Cluster:
             )
         return logs[partition.partition]
 
+    def append(self, record: OutputRecord, timestamp: int | None = None) -> FakeMessage:
+        """Add a record to its topic, and wake who waits for it.
+
+        Args:
+            record: without a partition, where to is by the key's hash, or in turn.
+            timestamp: milliseconds; None is the time of trio's clock, or 0 before it runs.
+
+        Raises:
+            KafkaFailure: there is no such topic or partition.
+        """
+        number = record.partition
+        if self.makes_topics and record.topic not in self.topics:
+            self.create_topic(record.topic, max(self.default_partitions, (number or 0) + 1))
+        if number is None:
+            partitions = len(self.topics.get(record.topic, ())) or 1
+            if record.key is not None:
+                number = zlib.crc32(record.key) % partitions
+            else:
+                turn = self._turns.get(record.topic, 0)
+                self._turns[record.topic] = turn + 1
+                number = turn % partitions
+        log = self.log(TopicPartition(record.topic, number))
+        if timestamp is None:
+            timestamp = round(_now() * 1000)
+        message = log.append(
+            key=record.key, value=record.value, headers=record.headers, timestamp=timestamp
+        )
+        self.changed()
+        return message
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Add a topic, and share its partitions out to those who are subscribed to it."""
         if topic in self.topics:
@@ -258,6 +300,8 @@ class Cluster:
         self.topics[topic] = [
             PartitionLog(TopicPartition(topic, number)) for number in range(partitions)
         ]
+        self._made += 1
+        self.topic_ids[topic] = f"topic-{self._made}"
         for group in self._groups.values():
             group.rebalance()
         self.changed()
@@ -285,3 +329,10 @@ class Cluster:
             for topic in matching(subscription, self.topics)
             for log in self.topics.get(topic, ())
         ]
+
+
+def _now() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:
+        return 0.0

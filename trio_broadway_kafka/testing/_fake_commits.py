@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from trio_broadway_kafka._kafka._client import OffsetCommit
+from trio_broadway_kafka._kafka._producing import stale_epoch
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka.testing._fake_cluster import Cluster
 from trio_broadway_kafka.testing._fake_group import Member
@@ -95,6 +96,22 @@ class CommitQueue:
                 self._log_gone({offset.topic for offset in self._sent_offsets})
                 self._done(done)
                 commit.answered(done)
+
+    def commit_at_once(
+        self, member: Callable[[], Member], offsets: Sequence[OffsetCommit]
+    ) -> Sequence[OffsetCommit]:
+        """Commit in a transaction that ends now.
+
+        Raises:
+            KafkaFailure: the broker refused, or an epoch has ended.
+        """
+        if not offsets:
+            return []
+        if len(self._live(offsets)) != len(offsets):
+            raise stale_epoch()
+        done = self._cluster.commit(self._group, member(), offsets)
+        self._done(done)
+        return done
 
     def _log_gone(self, topics: set[str]) -> None:
         for topic in topics - self._cluster.topics.keys() - self._gone:

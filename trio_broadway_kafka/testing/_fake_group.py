@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
+from trio_broadway_kafka._kafka._client import AssignedPartition, OffsetCommit, TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["Group", "Member", "StoredOffset", "assign_sticky"]
@@ -70,6 +70,22 @@ class Group:
         self._owners: dict[TopicPartition, Member] = {}
         self.members: list[Member] = []
         self.committed: dict[TopicPartition, StoredOffset] = {}
+
+    def assigned(
+        self, partition: TopicPartition, epoch: int, start: int | None, topic_id: str
+    ) -> AssignedPartition:
+        """A partition as it is told to its new owner."""
+        stored = self.committed.get(partition)
+        return AssignedPartition(
+            partition.topic,
+            partition.partition,
+            epoch,
+            committed=stored.offset if stored else None,
+            # As a real client: no text is no metadata.
+            metadata=(stored.metadata or None) if stored else None,
+            start=start,
+            topic_id=topic_id,
+        )
 
     # Membership
 

@@ -16,17 +16,20 @@ import trio
 from trio_util import wait_any
 
 from trio_broadway_kafka._kafka._client import Session
+from trio_broadway_kafka._model._errors import ConfigError
 from trio_broadway_kafka._model._options import (
     PipelineOptions,
     Stages,
     StagesFactory,
     check_stages,
 )
+from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._open import Opening
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka.testing._acknowledging import Acks, BatchMode, Pushes, acknowledging
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
+from trio_broadway_kafka.testing._fake_message import FakeMessage
 
 __all__ = ["Acks", "TestPipeline", "open_test_pipeline"]
 
@@ -36,7 +39,10 @@ _UNBOUNDED = 2**62
 
 
 def open_test_pipeline(
-    *, stages: Stages | StagesFactory, topics: Mapping[str, int] | None = None
+    *,
+    stages: Stages | StagesFactory,
+    topics: Mapping[str, int] | None = None,
+    output: Output | None = None,
 ) -> AbstractAsyncContextManager[TestPipeline]:
     """Open a pipeline with no Kafka behind: ``await pipeline.push(b"...")`` is its input.
 
@@ -59,6 +65,8 @@ def open_test_pipeline(
             partition too.
         topics: names, with the number of partitions of each, for stages that look at them;
             ``{"test": 1}`` unless given.
+        output: how records of ``message.produce`` and dead letters leave, as for
+            `open_pipeline`. Whichever topic they go to is there: see `TestPipeline.produced`.
 
     Raises:
         ConfigError: `stages` can't be stages, or a topic has no name.
@@ -66,7 +74,9 @@ def open_test_pipeline(
         ExceptionGroup: as from `open_pipeline`.
     """
     check_stages(stages)
-    return _block(TestPipeline(stages, {"test": 1} if topics is None else topics))
+    if not (output is None or isinstance(output, Output)):
+        raise ConfigError(f"output must be an Output(...), not {type(output).__name__}")
+    return _block(TestPipeline(stages, {"test": 1} if topics is None else topics, output))
 
 
 @asynccontextmanager
@@ -80,10 +90,16 @@ class TestPipeline(Pipeline):
 
     __test__: ClassVar[bool] = False  # pytest would take its name for a class of tests
 
-    def __init__(self, stages: Stages | StagesFactory, topics: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        stages: Stages | StagesFactory,
+        topics: Mapping[str, int],
+        output: Output | None = None,
+    ) -> None:
         names = check_topics(topics)
         self._topics = dict(topics)
         self._broker = FakeBroker(topics, poll_interval=math.inf)
+        self._broker._cluster.makes_topics = True
         self._pushes = Pushes()
         super().__init__(
             "test",
@@ -99,6 +115,7 @@ class TestPipeline(Pipeline):
                 revoke_timeout=20.0,
                 close_timeout=5.0,
             ),
+            output=output,
         )
 
     async def push(
@@ -160,7 +177,18 @@ class TestPipeline(Pipeline):
                 f"pipeline {self.name!r} was drained or closed before {push.unsettled} of "
                 f"{len(values)} pushed messages were acknowledged"
             )
+        # A succeeded message is finished once its outputs are there.
+        if self._outputs.is_transactional:
+            await self.commit()
+        else:
+            await self._outputs.wait_delivered(self._partitions.values())
         return push.acks()
+
+    def produced(self, topic: str) -> list[FakeMessage]:
+        """The records that were sent to a topic, outputs and dead letters, in order."""
+        if topic not in self._broker._cluster.topics:
+            return []
+        return self._broker.records(topic)
 
     def _checked(self, topic: str | None, partition: int | None) -> str:
         if topic is None:

@@ -1,0 +1,175 @@
+"""What people see: tables, a letter, a progress bar. Needs rich: the extra ``cli``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from trio_broadway_kafka.dead_letters import Letter, Redriven
+
+__all__ = ["progress", "show_letter", "show_list", "show_redriven"]
+
+COLUMNS = ("LETTER", "FAILED AT", "FROM", "EXCEPTION", "TRIES", "REPLAYS")
+NUMBERS = ("TRIES", "REPLAYS")
+REASON = COLUMNS.index("EXCEPTION")  # gets what is left of the width, and so much at least:
+LEAST = 20
+GAP = 2
+
+# Columns where the output is no terminal, which has its own.
+WIDTH = 200
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+@contextmanager
+def progress(doing: str) -> Generator[Callable[[int, int], None]]:
+    """A bar on stderr, which is gone at the end. Gives what moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None)
+
+        yield tell
+
+
+def show_list(
+    topic: str, letters: Sequence[Letter], count: int, kinds: Mapping[tuple[str, str], int]
+) -> None:
+    """The letters, and how many there are of each kind: exception and topic."""
+    console = _console()
+    if not count:
+        console.print(f"No dead letters to send back in {topic}.")
+        return
+    rows = [
+        (
+            Text(f"{letter.partition}@{letter.offset}"),
+            Text(_time(letter.failed_at)),
+            _origin(letter),
+            _reason(letter),
+            Text(_number(letter.attempts)),
+            Text(str(letter.replays)),
+        )
+        for letter in sorted(letters, key=lambda letter: (letter.partition, letter.offset))
+    ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    left = console.width
+    for index, name in enumerate(COLUMNS):
+        side: Literal["left", "right"] = "right" if name in NUMBERS else "left"
+        table.add_column(name, no_wrap=True, justify=side)
+        if index != REASON:
+            left -= max(len(name), *(len(row[index]) for row in rows)) + GAP
+    for row in rows:
+        row[REASON].truncate(max(left, LEAST), overflow="ellipsis")
+        table.add_row(*row)
+    console.print(table)
+    if count > len(letters):
+        console.print(f"... and {count - len(letters):,} more")
+    console.print()
+    summary = Table(box=None, pad_edge=False, show_header=False)
+    summary.add_column(justify="right")
+    for (kind, came_from), number in sorted(kinds.items(), key=lambda item: -item[1]):
+        summary.add_row(f"{number:,}", Text(kind), Text(f"from {came_from}"))
+    console.print(summary)
+
+
+def show_letter(letter: Letter) -> None:
+    """All there is to know of a letter."""
+    console = _console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("letter", f"{letter.topic} {letter.partition}@{letter.offset}")
+    table.add_row("failed at", _time(letter.failed_at))
+    table.add_row("from", _origin(letter))
+    table.add_row("produced at", _time(letter.produced_at))
+    table.add_row("group", Text(letter.group or "-"))
+    table.add_row("exception", _reason(letter))
+    table.add_row("tries", _number(letter.attempts))
+    table.add_row("replays", str(letter.replays))
+    table.add_row("key", Text(_payload(letter.key)))
+    for name, value in letter.headers:
+        table.add_row("header", Text(f"{name}: {_payload(value)}"))
+    console.print(table)
+    console.print()
+    console.print(Text(_payload(letter.value, pretty=True)), soft_wrap=True)
+
+
+def show_redriven(result: Redriven, *, dry_run: bool) -> None:
+    """What a redrive has done, and what it has left."""
+    console = _console()
+    verb = "Would send back" if dry_run else "Sent back"
+    console.print(f"{verb} {_letters(result.count)}.")
+    for topic, count in sorted(result.sent.items()):
+        console.print(Text(f"{count:>9,}  to {topic}"))
+    for count, why in (
+        (result.not_meant, "not of the kind asked for"),
+        (result.at_limit, "sent back often enough before (--max-replays)"),
+        (result.without_origin, "that do not say where they came from"),
+    ):
+        if count:
+            console.print(f"{count:>9,}  left: {why}")
+    if result.is_full:
+        console.print(
+            "It ended early: letters that are left are scattered among those sent back, and "
+            "no more of that can be remembered. Send back what is left first."
+        )
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} letter" + ("" if count == 1 else "s")
+
+
+def _time(time: datetime | None) -> str:
+    return "-" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _number(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _origin(letter: Letter) -> Text:
+    if letter.came_from is None:
+        return Text("-")
+    topic, partition, offset = letter.came_from
+    return Text(f"{topic} {partition}@{offset}")
+
+
+def _reason(letter: Letter) -> Text:
+    text = letter.exception_type or "-"
+    if letter.exception_message:
+        first, *more = letter.exception_message.splitlines() or [""]
+        text += f": {first}" + (" ..." if more else "")
+    return Text(text)
+
+
+def _payload(value: bytes | None, *, pretty: bool = False) -> str:
+    """Bytes as people read them: JSON in lines, text, or as Python writes bytes."""
+    if value is None:
+        return "none"
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return repr(value)
+    if not text.isprintable() and not pretty:
+        return repr(value)
+    if pretty:
+        try:
+            return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        except ValueError:
+            # What would move the cursor is shown, not done.
+            lines = text.splitlines()
+            return "\n".join(line if line.isprintable() else repr(line) for line in lines)
+    return text
