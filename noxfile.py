@@ -71,7 +71,8 @@ def tests(session: nox.Session) -> None:
         if session.python != SUPPORTED[-1]:
             selection = ["-m", "not slow and not faults and not real_kafka and not local_kafka"]
             env["SIMULATION_SEEDS"] = "400"
-    session.run("pytest", *(session.posargs or selection), env=env)
+    # Two at once, each with a Kafka of its own: much of the time one waits for it.
+    session.run("pytest", *(session.posargs or ["-n", "2", *selection]), env=env)
 
 
 @nox.session
@@ -102,7 +103,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kills, rebalances, zombies and bad networks at full length: about 15 minutes."""
+    """What must survive, at full length and with all its figures: about 30 minutes."""
     install(session, group="test")
     session.run(
         "pytest",

@@ -101,6 +101,7 @@ class Wiring:
             told,
             overfull=lambda state: self._source.pausing.hold(state),
             committed=bool if self._stop_at is None else self._stop_at.note_committed,
+            unanswered=lambda since: self._note_unanswered(demand, since),
         )
         finished = self._acknowledger.finished if interval == 0 else None
         self._assignment = connect(
@@ -196,6 +197,13 @@ class Wiring:
             await self._stop_at.fix()
             self._nursery.start_soon(self._end_at, self._stop_at)
         self._note_open()
+
+    def _note_unanswered(self, demand: Demand, since: float) -> None:
+        now = trio.current_time()
+        waited = demand.awaits_commit(now)
+        demand.unanswered(since)
+        if waited and not demand.awaits_commit(now):
+            self._source.want()
 
     def _note_left(self) -> None:
         """Outputs have left, some time after the handlers of their messages had ended."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -114,7 +115,7 @@ class Facts:
         self.topic = topic
         self.group = group
         self.protocol = protocol
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         # Never joins. The AdminClient can be asked for offsets too, but in librdkafka 2.16
         # that ends the process while the group's coordinator is not ready.
         self._reader = Consumer(
@@ -158,13 +159,13 @@ class Facts:
             incremental_operation=AlterConfigOpType.SET,
         )
         group = ConfigResource(ResourceType.GROUP, self.group, incremental_configs=[entry])
-        await self._answers(lambda: self._admin.incremental_alter_configs([group]))
+        await self._answers(lambda: self.admin.incremental_alter_configs([group]))
         return self.kafka
 
     async def _broker_setting(self, name: str) -> str:
-        brokers = (await trio.to_thread.run_sync(self._admin.list_topics)).brokers
+        brokers = (await trio.to_thread.run_sync(self.admin.list_topics)).brokers
         resource = ConfigResource(ResourceType.BROKER, str(min(brokers)))
-        [found] = await self._answers(lambda: self._admin.describe_configs([resource]))
+        [found] = await self._answers(lambda: self.admin.describe_configs([resource]))
         return str(found[name].value)
 
     async def produce(
@@ -175,7 +176,9 @@ class Facts:
             self.produce_now, partition, count, keys, topic or self.topic
         )
 
-    async def produce_pairs(self, records: Sequence[tuple[int, bytes, bytes]]) -> None:
+    async def produce_pairs(
+        self, records: Sequence[tuple[int, bytes | None, bytes | None]]
+    ) -> None:
         """Append records, each of a partition, a key and a value."""
 
         def produce() -> None:
@@ -275,7 +278,7 @@ class Facts:
         """The group's members, by the id that the broker gave them."""
         try:
             [group] = await self._answers(
-                lambda: self._admin.describe_consumer_groups([self.group])
+                lambda: self.admin.describe_consumer_groups([self.group])
             )
         except KafkaException as error:
             if error.args[0].name() == "GROUP_ID_NOT_FOUND":
@@ -290,7 +293,7 @@ class Facts:
             for number in range(partitions)
         }
         found = await self._answers(
-            lambda: self._admin.list_offsets(
+            lambda: self.admin.list_offsets(
                 asked,
                 isolation_level=IsolationLevel.READ_UNCOMMITTED,
                 request_timeout=PATIENCE,
@@ -390,6 +393,8 @@ class MemberProcess:
         self._process = process
         self._events = events
         self._stderr = stderr
+        self._position = 0
+        self._seen: dict[str, list[tuple[int, int]]] = defaultdict(list)
 
     @classmethod
     @asynccontextmanager
@@ -424,16 +429,21 @@ class MemberProcess:
     def stderr(self) -> str:
         return self._stderr.read_text()
 
-    def events(self, kind: str) -> list[tuple[int, int]]:
-        """(partition, offset) of the events of a kind: start, end, cancelled."""
-        return [
-            (int(partition), int(offset))
-            for found, partition, offset in map(str.split, self._lines())
-            if found == kind
-        ]
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
-    def _lines(self) -> Sequence[str]:
-        return [line for line in self._events.read_text().splitlines(True) if line[-1] == "\n"]
+    def events(self, kind: str) -> list[tuple[int, int]]:
+        """(partition, offset) of the events of a kind so far: start, end, cancelled."""
+        with self._events.open("rb") as file:
+            file.seek(self._position)
+            lines, _, _ = file.read().rpartition(b"\n")
+        if lines:
+            self._position += len(lines) + 1
+            for line in lines.decode().split("\n"):
+                found, partition, offset = line.split()
+                self._seen[found].append((int(partition), int(offset)))
+        return self._seen[kind]
 
     @property
     def is_running(self) -> bool:

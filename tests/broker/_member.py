@@ -7,6 +7,7 @@ program is killed at once after it. The options, as one object of JSON:
     how                     "run_pipeline", or "open_pipeline" under a plain trio.run
     stages, options         more arguments of Stages and of open_pipeline
     work                    seconds that a message takes
+    jitter                  up to so many seconds more
     stuck                   offsets from this one on never finish
     hangs                   these offsets never finish
     output                  arguments of Output; each message is produced again, key and all,
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -35,6 +37,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     file = os.open(settings["events"], os.O_WRONLY | os.O_APPEND)
     work = settings.get("work", 0.0)
+    jitter = settings.get("jitter", 0.0)
     stuck = settings.get("stuck")
     hangs = settings.get("hangs", ())
     to = settings.get("to")
@@ -54,8 +57,8 @@ def main() -> None:
                 await trio.lowlevel.checkpoint()
             elif message.offset in hangs or (stuck is not None and message.offset >= stuck):
                 await trio.sleep_forever()
-            elif work:
-                await trio.sleep(work)
+            elif work or jitter:
+                await trio.sleep(work + random.random() * jitter)
         except trio.Cancelled:
             note("cancelled", message)
             raise

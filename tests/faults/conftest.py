@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from tests.broker._fixtures import facts
 from tests.faults._network import network
 
-__all__ = ["network"]
+__all__ = ["facts", "network"]

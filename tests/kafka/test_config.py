@@ -115,6 +115,11 @@ def test_no_log_line_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     assert "got [hidden]" in caplog.text
 
 
+def test_records_are_checked_unless_the_user_says_otherwise() -> None:
+    assert ClientConfig(NEEDED).consumer["check.crcs"] is True
+    assert ClientConfig({**NEEDED, "check.crcs": False}).consumer["check.crcs"] is False
+
+
 def test_reading_starts_at_the_earliest_record_unless_the_user_says_otherwise() -> None:
     assert ClientConfig(NEEDED).consumer["auto.offset.reset"] == "earliest"
     latest = ClientConfig({**NEEDED, "auto.offset.reset": "latest"})

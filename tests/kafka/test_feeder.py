@@ -52,6 +52,11 @@ def eof(place: TopicPartition, offset: int) -> Message:
     return Message(topic=place.topic, partition=place.partition, offset=offset, error=error)
 
 
+def damage(place: TopicPartition, offset: int) -> Message:
+    error = KafkaError(KafkaError._BAD_MSG)
+    return Message(topic=place.topic, partition=place.partition, offset=offset, error=error)
+
+
 class Clock:
     now = 100.0
 
@@ -314,6 +319,27 @@ def test_an_end_alone_leaves_the_fetch_open(scene: Scene) -> None:
     scene.consumer.ready = [message(T0, 0)]
     scene.turn()
     assert scene.offsets() == [(0, 0)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_behind_damaged_records_is_dropped(scene: Scene, together: bool) -> None:
+    scene.own(T0, T1)
+    ready = [message(T0, 0), damage(T0, 1), message(T0, 2), message(T1, 0), eof(T0, 3)]
+    if together:
+        scene.consumer.ready = [*ready]
+        scene.turn()
+    else:
+        for one in ready:
+            scene.consumer.ready = [one]
+            scene.feeder.fetch(100)
+            scene.turn()
+    assert scene.offsets() == [(0, 0), (1, 0)]
+    assert scene.ends == [], "for it would say that all below it was handed out"
+    [failure] = scene.failures
+    assert isinstance(failure, KafkaFailure)
+    assert failure.code == "_BAD_MSG"
+    assert "t [0], records are damaged" in str(failure)
+    assert "to go on behind these, commit an offset" in str(failure)
 
 
 def test_a_message_whose_epoch_ends_before_the_next_call_returns_is_dropped(

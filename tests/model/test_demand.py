@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 
 import pytest
@@ -268,3 +269,17 @@ def test_partitions_whose_owner_is_stuck_do_not_stop_the_others() -> None:
         lanes.truncate(state, share)
         assert lanes.blocked(state) == share == 25
     assert demand.count(states, lanes, 9.0) == 25
+
+
+def test_a_commit_without_an_answer_is_waited_for_after_5_seconds() -> None:
+    demand = Flow().demand
+    assert not demand.awaits_commit(1e9)
+    demand.unanswered(10.0)
+    assert not demand.awaits_commit(14.9)
+    assert demand.awaits_commit(15.0)
+    demand.unanswered(20.0)  # it is tried again
+    assert demand.awaits_commit(15.0), "since the first try"
+    demand.unanswered(math.inf)
+    assert not demand.awaits_commit(1e9)
+    demand.unanswered(30.0)
+    assert not demand.awaits_commit(34.9)

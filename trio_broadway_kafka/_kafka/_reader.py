@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, Message
 from trio_broadway_kafka._kafka._client import Chunk, PartitionEnd
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions
 from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._translate import DAMAGED
 
 __all__ = ["POLL", "Reader"]
 
@@ -26,6 +27,8 @@ class Reader:
         # Polled and not handed out yet, with the assignment as of the poll.
         self._kept: list[tuple[Owned, Message]] = []
         self._kept_ends: list[tuple[Owned, PartitionEnd]] = []
+        # Where records can't be read: what comes behind them must not pass over them.
+        self._damaged: set[tuple[str, int]] = set()
 
     def read(self, count: int) -> tuple[list[Chunk], list[PartitionEnd]]:
         """Return up to `count` messages: what is there, or what comes within `POLL`."""
@@ -46,7 +49,7 @@ class Reader:
             if count > 1:
                 messages = consumer.consume(count - 1, 0)
         ends: list[PartitionEnd] = []
-        if any(map(Message.error, messages)):
+        if self._damaged or any(map(Message.error, messages)):
             messages = self._without_errors(messages, ends)
         runs: dict[Owned, list[Message]] = {}
         if self._kept:
@@ -74,11 +77,11 @@ class Reader:
     def _keep(self, message: Message) -> PartitionEnd | None:
         if message.error() is None:
             owned = self._partitions.get(message.topic(), message.partition())
-            if owned is not None:
+            if owned is not None and not self._is_damaged(message):
                 owned.next = cast(int, message.offset()) + 1
                 self._kept.append((owned, message))
             return None
-        found = self._end(message)
+        found = None if self._is_damaged(message) else self._end(message)
         if found is None:
             return None
         owned, end = found
@@ -93,11 +96,16 @@ class Reader:
     ) -> list[Message]:
         good: list[Message] = []
         for message in messages:
+            if self._is_damaged(message):
+                continue
             if message.error() is None:
                 good.append(message)
             elif (found := self._end(message)) is not None:
                 ends.append(found[1])
         return good
+
+    def _is_damaged(self, message: Message) -> bool:
+        return (message.topic(), message.partition()) in self._damaged
 
     def _end(self, message: Message) -> tuple[Owned, PartitionEnd] | None:
         """What an error tells: the end of a partition, or trouble, which is reported."""
@@ -105,6 +113,8 @@ class Reader:
         topic, partition = message.topic(), message.partition()
         assert error is not None
         if error.name() != "_PARTITION_EOF":
+            if error.name() in DAMAGED and topic is not None and partition is not None:
+                self._damaged.add((topic, partition))
             self._reports.message_error(error, topic, partition)
             return None
         owned = self._partitions.get(topic, partition)

@@ -15,7 +15,14 @@ from typing import Any, Final
 from confluent_kafka import KafkaError
 
 from trio_broadway_kafka._kafka._config import ClientConfig
-from trio_broadway_kafka._kafka._translate import DEADLY, OUTAGE, REFUSED, failure, is_retriable
+from trio_broadway_kafka._kafka._translate import (
+    DAMAGED,
+    DEADLY,
+    OUTAGE,
+    REFUSED,
+    failure,
+    is_retriable,
+)
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = ["Reports", "logger"]
@@ -116,7 +123,10 @@ class Reports:
         """Take an error that came in place of a message."""
         name = error.name()
         where = f"reading {topic} [{partition}]" if topic else "reading"
-        if self._is_deadly(error):
+        if name in DAMAGED:
+            hint = "; to go on behind these, commit an offset of the group that lies there"
+            self.fail(failure(error, f"{where}, records are damaged", hint))
+        elif self._is_deadly(error):
             self.fail(failure(error, where))
         elif name in OUTAGE:
             self.unwell(error)

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from trio_broadway_kafka._model._errors import KafkaFailure
 
 __all__ = [
+    "DAMAGED",
     "DEADLY",
     "FENCED",
     "GONE",
@@ -29,7 +30,10 @@ OUTAGE: Final = frozenset({
 REFUSED: Final = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL"})
 """The broker answered and did not let us in."""
 
-DEADLY: Final = frozenset({
+DAMAGED: Final = frozenset({"_BAD_COMPRESSION", "_BAD_MSG"})
+"""Records can't be read. librdkafka would pass over them, and all that it reads later."""
+
+DEADLY: Final = DAMAGED | frozenset({
     "_AUTO_OFFSET_RESET", "_FATAL", "CLUSTER_AUTHORIZATION_FAILED", "FENCED_INSTANCE_ID",
     "GROUP_AUTHORIZATION_FAILED", "GROUP_MAX_SIZE_REACHED", "INCONSISTENT_GROUP_PROTOCOL",
     "INVALID_GROUP_ID", "INVALID_REGULAR_EXPRESSION", "INVALID_SESSION_TIMEOUT",
@@ -84,9 +88,9 @@ def is_retriable(error: KafkaError) -> bool:
     return error.retriable() or error.name() in _RETRIABLE
 
 
-def failure(error: KafkaError, doing: str) -> KafkaFailure:
-    """Describe `error`, met while `doing`."""
-    text = f"{doing}: {error.str()} ({error.name()})"
+def failure(error: KafkaError, doing: str, hint: str = "") -> KafkaFailure:
+    """Describe `error`, met while `doing`; with a `hint` what to do."""
+    text = f"{doing}: {error.str()} ({error.name()}){hint}"
     return KafkaFailure(text, code=error.name(), retriable=is_retriable(error))
 
 

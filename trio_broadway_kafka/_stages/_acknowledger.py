@@ -85,6 +85,8 @@ class Acknowledger:
         overfull: called with a partition of which more is finished beyond the committed
             offset than its metadata hold.
         committed: called with what was committed.
+        unanswered: called with the time since when a commit has had no answer, and with inf
+            once it has one, or nobody waits for it any more.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Acknowledger:
         *,
         overfull: Callable[[PartitionOffsets], object] = bool,
         committed: Callable[[Sequence[OffsetCommit]], object] = bool,
+        unanswered: Callable[[float], object] = bool,
     ) -> None:
         self._client = client
         self._partitions = partitions
@@ -107,6 +110,7 @@ class Acknowledger:
         self._overfull = overfull
         self._committed = committed
         self._asked: Sequence[OffsetCommit] = ()  # and not answered
+        self._unanswered = unanswered
         self._has_maps = True
         self._send: trio.MemorySendChannel[Sequence[Segment] | Callable[[], object]]
         self._send, self._inbox = trio.open_memory_channel(math.inf)
@@ -160,6 +164,7 @@ class Acknowledger:
         Raises:
             KafkaFailure: the broker refused for good.
         """
+        began_at = trio.current_time()
         with trio.move_on_after(_COMMIT_DEADLINE) as scope:
             try:
                 await self.commit()
@@ -171,6 +176,7 @@ class Acknowledger:
                 _log.warning("commit refused, the partitions are being lost: %s", failure)
         if scope.cancelled_caught:
             _log.warning("no answer to a commit for %.0f s; trying again", _COMMIT_DEADLINE)
+            self._unanswered(began_at)
             if self._asked and self._told is not None:
                 unanswered = KafkaFailure(
                     f"no answer to a commit for {_COMMIT_DEADLINE:g} s",
@@ -214,6 +220,8 @@ class Acknowledger:
                         self._note_committed(committed)
                         self._tell(self._asked, asked_at, committed)
                     return
+                finally:
+                    self._unanswered(math.inf)
             await trio.sleep(_RETRY_AFTER)
 
     async def commit_the_last(self, name: str) -> None:
@@ -267,6 +275,7 @@ class Acknowledger:
 
     def _note_asked(self, offsets: Sequence[OffsetCommit]) -> None:
         self._asked = offsets
+        self._unanswered(trio.current_time())
 
     async def release(
         self,

@@ -141,10 +141,10 @@ class Source:
         if self._closing or len(self._partitions) == len(entering):
             return
         self.pausing.let_go()  # whether or not a fetch is open, which may wait for just these
-        if self._fetch_open:
+        now = self._clock()
+        if self._fetch_open or self._demand.awaits_commit(now):
             return
         partitions = self._partitions.values()
-        now = self._clock()
         self.pausing.hold_gaps()
         count = self._demand.count(partitions, self._intake, now)
         if self._demand.pressed and len(partitions) > 1:

@@ -1,0 +1,193 @@
+"""Cases 14, 15 and 16: brokers that are killed or stand still."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+
+from tests.broker._facts import Facts, Log, until
+from tests.faults._ledger import check_lanes, settle, watch_commits
+from tests.faults._network import IN_FULL
+from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
+from trio_broadway_kafka.testing import KafkaBroker, start_kafka
+
+EACH = 10_000 if IN_FULL else 1_500  # records of each partition
+PARTITIONS = 4
+KEYS = 50
+IN_FLIGHT = 500
+ROUNDS = 3 if IN_FULL else 1
+SESSION = 3.0  # seconds
+TEST_TIMEOUT = 400.0
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[KafkaBroker]:
+    with start_kafka(nodes=3) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["classic", "consumer"])
+async def replicated(
+    request: pytest.FixtureRequest, three_nodes: KafkaBroker
+) -> AsyncIterator[Facts]:
+    """A topic with three replicas, and a group."""
+    await trio.to_thread.run_sync(lambda: three_nodes.restart(timeout=60))
+    topic = f"faults-{uuid.uuid4().hex[:8]}"
+    await trio.to_thread.run_sync(
+        lambda: three_nodes.create_topic(topic, partitions=PARTITIONS)
+    )
+    facts = Facts(three_nodes.bootstrap, topic, f"{topic}-group", request.param)
+    for partition in range(PARTITIONS):
+        await facts.produce(partition, EACH, keys=KEYS)
+    yield facts
+    facts.close()
+
+
+async def work(message: Message) -> None:
+    await trio.sleep(0.03)
+
+
+async def leader_of(facts: Facts, partition: int) -> int:
+    """The id of the node that leads a partition."""
+    found = await trio.to_thread.run_sync(
+        lambda: facts.admin.list_topics(facts.topic, timeout=10)
+    )
+    return found.topics[facts.topic].partitions[partition].leader
+
+
+async def coordinator_of(facts: Facts) -> int:
+    """The id of the node that coordinates the group."""
+    [future] = facts.admin.describe_consumer_groups([facts.group]).values()
+    found = await trio.to_thread.run_sync(future.result)
+    return found.coordinator.id
+
+
+@pytest.mark.faults
+async def test_a_leader_that_is_killed_is_waited_for(
+    replicated: Facts, three_nodes: KafkaBroker
+) -> None:
+    """Case 14. The node comes back behind the others, and another one goes."""
+    facts = replicated
+    log = Log()
+    total = EACH * PARTITIONS
+    stages = Stages(handle_message=log.handler(work), concurrency=50)
+    everything = dict.fromkeys(range(PARTITIONS), EACH)
+    with trio.fail_after(TEST_TIMEOUT):
+        async with (
+            watch_commits(facts, lambda: [log.finished]),
+            open_pipeline(
+                kafka=facts.kafka, topics=[facts.topic], stages=stages, max_in_flight=IN_FLIGHT
+            ),
+        ):
+            for number in range(ROUNDS):
+                part = total * (number + 0.3) / ROUNDS
+                await until(lambda: len(log.finished) > part, within=120)  # noqa: B023
+                node = three_nodes.nodes[await leader_of(facts, number % PARTITIONS) - 1]
+                node.kill()
+                before = len(log.finished)
+                await until(lambda: len(log.finished) > before + 200, within=60)  # noqa: B023
+                await trio.to_thread.run_sync(node.restart)
+            await facts.wait_committed(everything, within=120)
+    again = settle(
+        14,
+        facts.protocol,
+        everything,
+        [(partition, offset) for _, partition, offset in log.finished],
+        faults=f"leaders killed: {ROUNDS}",
+        at_most=ROUNDS * 7 * 1_700 + IN_FLIGHT,  # of 7 s: 50 at once, each 0.03 s
+    )
+    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+
+
+@pytest.mark.faults
+async def test_a_coordinator_that_is_killed_during_a_commit_is_waited_for(
+    replicated: Facts, three_nodes: KafkaBroker
+) -> None:
+    """Case 15. What it did not answer is committed again, computed anew."""
+    facts = replicated
+    log = Log()
+    total = EACH * PARTITIONS
+    everything = dict.fromkeys(range(PARTITIONS), EACH)
+    unanswered = 0
+
+    async def commit(pipeline: Pipeline) -> None:
+        nonlocal unanswered
+        unanswered += 1
+        await pipeline.commit()
+        unanswered -= 1
+
+    with trio.fail_after(TEST_TIMEOUT):
+        async with (
+            watch_commits(facts, lambda: [log.finished]),
+            trio.open_nursery() as nursery,
+            open_pipeline(
+                kafka=facts.kafka,
+                topics=[facts.topic],
+                stages=Stages(handle_message=log.handler(work), concurrency=50),
+                commit_interval=0,
+                max_in_flight=IN_FLIGHT,
+            ) as pipeline,
+        ):
+            for number in range(ROUNDS):
+                part = total * (number + 0.3) / ROUNDS
+                await until(lambda: len(log.finished) > part, within=120)  # noqa: B023
+                node = three_nodes.nodes[await coordinator_of(facts) - 1]
+                while not unanswered:  # it is on its way as the node is killed
+                    nursery.start_soon(commit, pipeline)
+                    await trio.lowlevel.checkpoint()
+                node.kill()
+                before = len(log.finished)
+                await until(lambda: len(log.finished) > before + 200, within=60)  # noqa: B023
+                await until(lambda: not unanswered, within=60)
+                await trio.to_thread.run_sync(node.restart)
+            await facts.wait_committed(everything, within=120)
+    again = settle(
+        15,
+        facts.protocol,
+        everything,
+        [(partition, offset) for _, partition, offset in log.finished],
+        faults=f"coordinators killed during a commit: {ROUNDS}",
+        at_most=ROUNDS * 7 * 1_700 + IN_FLIGHT,
+    )
+    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+
+
+@pytest.mark.faults
+async def test_brokers_that_stand_still_for_longer_than_the_session_are_waited_for(
+    replicated: Facts, three_nodes: KafkaBroker
+) -> None:
+    """Case 16. All of them: nobody can tell who is a member, or take a commit."""
+    facts = replicated
+    log = Log()
+    everything = dict.fromkeys(range(PARTITIONS), EACH)
+    kafka = await facts.short_session(SESSION)
+    rounds = ROUNDS
+    with trio.fail_after(TEST_TIMEOUT):
+        async with (
+            watch_commits(facts, lambda: [log.finished]),
+            open_pipeline(
+                kafka=kafka,
+                topics=[facts.topic],
+                stages=Stages(handle_message=log.handler(work), concurrency=50),
+                max_in_flight=IN_FLIGHT,
+            ),
+        ):
+            for _ in range(rounds):
+                before = len(log.finished)
+                await until(lambda: len(log.finished) > before + 500, within=60)  # noqa: B023
+                three_nodes.pause()
+                await trio.sleep(3 * SESSION)
+                three_nodes.resume()
+            await facts.wait_committed(everything, within=120)
+    again = settle(
+        16,
+        facts.protocol,
+        everything,
+        [(partition, offset) for _, partition, offset in log.finished],
+        faults=f"all brokers stopped for {3 * SESSION:g} s: {rounds}",
+        at_most=rounds * 7 * 1_700 + IN_FLIGHT,
+    )
+    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
