@@ -108,7 +108,7 @@ def faults(session: nox.Session) -> None:
     session.run(
         "pytest",
         "-s",
-        *(session.posargs or ["tests/faults", "tests/broker/test_pipeline_exactly_once.py"]),
+        *(session.posargs or ["tests/faults"]),
         env={"FAULTS": "in full"},
     )
 

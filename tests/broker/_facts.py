@@ -39,6 +39,7 @@ from confluent_kafka.admin import (
 
 from trio_broadway_kafka import Message, Pipeline
 from trio_broadway_kafka._model._offset_map import decode
+from trio_broadway_kafka.testing._topics import create_topic
 
 __all__ = [
     "PATIENCE",
@@ -125,6 +126,17 @@ class Facts:
 
     def close(self) -> None:
         self._reader.close()
+
+    def tell(self, case: str, figures: str) -> None:
+        """Show the figures of a case."""
+        show(f"case {case} ({self.protocol}): {figures}")
+
+    def make_topic(self, partitions: int = 1, **config: str) -> None:
+        """Make the topic, with properties, whose dots are underscores. Blocks."""
+        names = {key.replace("_", "."): value for key, value in config.items()}
+        create_topic(
+            self.bootstrap, self.topic, partitions=partitions, config=names, timeout=PATIENCE
+        )
 
     @property
     def kafka(self) -> dict[str, object]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import trio
-from confluent_kafka import Producer
 
 from tests.broker._facts import PATIENCE, Facts, Log, until
 from trio_broadway_kafka import (
@@ -161,59 +160,6 @@ async def test_no_broker_at_the_address_is_told_at_open_timeout(facts: Facts) ->
     [failure] = caught.value.exceptions
     assert isinstance(failure, KafkaFailure)
     assert failure.retriable
-
-
-# Offsets that hold no message.
-
-
-def _transactions(facts: Facts) -> None:
-    """Aborted and committed ones in turn, with an aborted one at the end."""
-    producer = Producer(
-        {
-            "bootstrap.servers": facts.bootstrap,
-            "transactional.id": facts.group,
-            "log_level": 0,
-        }
-    )
-    producer.init_transactions(PATIENCE)
-    for number in range(7):
-        producer.begin_transaction()
-        for _ in range(10):
-            producer.produce(facts.topic, b"%d" % number, partition=0)
-        assert producer.flush(PATIENCE) == 0
-        if number % 2:
-            producer.commit_transaction(PATIENCE)
-        else:
-            producer.abort_transaction(PATIENCE)
-
-
-async def test_a_transactional_topic_that_was_read_to_its_end_shows_lag_0(
-    facts: Facts,
-) -> None:
-    await trio.to_thread.run_sync(_transactions, facts)
-    ends = {0: 7 * 11}  # with a control record for each
-    with trio.fail_after(PATIENCE):
-        # The broker writes the last one after it has answered the producer.
-        while await facts.ends() != ends:  # noqa: ASYNC110
-            await trio.sleep(0.01)
-    values: list[bytes | None] = []
-
-    async def handle(message: Message) -> None:
-        values.append(message.value)
-
-    with trio.fail_after(PATIENCE):
-        async with open_pipeline(
-            kafka=facts.kafka,
-            topics=[facts.topic],
-            stages=Stages(handle_message=handle),
-            commit_interval=0.1,
-        ) as pipeline:
-            await facts.wait_committed(ends)
-            await pipeline.wait_caught_up()
-            await until(lambda: [p.lag for p in pipeline.statistics().partitions] == [0])
-    assert values == [b"%d" % number for number in (1, 3, 5) for _ in range(10)]
-    assert await facts.committed() == ends
-    assert await facts.ends() == ends
 
 
 # Bounds.

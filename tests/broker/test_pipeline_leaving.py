@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import statistics
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,74 +29,6 @@ SEED = int(os.environ.get("CANCELLATION_SEED") or random.randrange(10**6))
 
 
 async def _nothing(message: Message) -> None: ...
-
-
-@pytest.mark.slow
-@pytest.mark.kafka_topic(partitions=3)
-async def test_cancelled_at_50_random_moments_exactly_the_finished_prefix_is_committed(
-    facts: Facts,
-) -> None:
-    show(f"CANCELLATION_SEED={SEED}")
-    moments, works = random.Random(SEED), random.Random(SEED)
-    # A new partition's first offset is asked for behind the fetch that waits for another's
-    # end, 500 ms by default: longer than a run.
-    settings = {**facts.kafka, "fetch.wait.max.ms": 20}
-    produced = {0: 8_000, 1: 6_000, 2: 4_000}
-    max_in_flight = 400
-    for partition, count in produced.items():
-        await facts.produce(partition, count, keys=20)
-    handled: Counter[tuple[int, int]] = Counter()
-    in_flight = at_work = 0
-
-    async def run(seconds: float, *, last: bool = False) -> None:
-        """One run of the pipeline, and the check of what is committed after it."""
-        nonlocal in_flight, at_work
-        log = Log()
-
-        async def work(message: Message) -> None:
-            if message.offset % 3 and not last:
-                await trio.sleep(0.015 * works.random())
-
-        before = await facts.committed()
-        with trio.move_on_after(seconds):
-            async with open_pipeline(
-                kafka=settings,
-                topics=[facts.topic],
-                stages=Stages(handle_message=log.handler(work)),
-                max_in_flight=max_in_flight,
-                commit_interval=0.05,
-            ):
-                if last:
-                    await facts.wait_committed(produced)
-                else:
-                    await trio.sleep_forever()
-        expected = {}
-        for partition in produced:
-            start = before.get(partition, 0)
-            finished = log.offsets(partition)
-            assert len(finished) == len(set(finished)), "within a run nothing is repeated"
-            assert min(finished, default=start) >= start, "nor what was committed before it"
-            # What earlier runs have finished beyond their committed offsets is passed over.
-            ever = {offset for number, offset in handled if number == partition}
-            assert not ever.intersection(finished)
-            ever.update(finished)
-            end = prefix_end(start, ever)
-            if ever or partition in before:
-                expected[partition] = end
-            in_flight += sum(offset >= end for _, p, offset in log.started if p == partition)
-        assert await facts.committed() == expected
-        handled.update((partition, offset) for _, partition, offset in log.finished)
-        at_work += bool(log.cancelled)
-
-    with trio.fail_after(100):
-        for _ in range(50):
-            await run(moments.uniform(0, 0.45))
-        await run(60, last=True)
-    assert set(handled) == {(p, o) for p, count in produced.items() for o in range(count)}
-    assert handled.total() == len(handled), "what was finished is not handled again"
-    assert in_flight <= 50 * max_in_flight
-    assert at_work >= 10, "the moments are all too early to be of use"
-    show(f"cancelled at work {at_work} times, {in_flight} started beyond what was committed")
 
 
 async def test_a_pipeline_cancelled_while_it_joins_leaves_no_member_behind(

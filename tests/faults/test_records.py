@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import trio
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from tests.broker._facts import PATIENCE, Facts, Log, show, until
+from tests.broker._facts import PATIENCE, Facts, Log, until
+from tests.faults._own import OwnBroker
 from trio_broadway_kafka import KafkaFailure, Message, Stages, open_pipeline
-from trio_broadway_kafka.testing import KafkaBroker, start_kafka
 
 TEST_TIMEOUT = 30.0
-
-
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaBroker, Path]]:
-    """A broker that may be stopped, and where its data are; it compacts at once."""
-    folder = tmp_path_factory.mktemp("kafka")
-    with start_kafka(folder=folder, properties={"log.cleaner.backoff.ms": "50"}) as broker:
-        yield broker, folder
-
-
-@pytest.fixture(params=["classic", "consumer"])
-async def own(
-    request: pytest.FixtureRequest, own_broker: tuple[KafkaBroker, Path]
-) -> AsyncIterator[Facts]:
-    """A group on it; the topic is the test's to make."""
-    broker, _ = own_broker
-    topic = f"faults-{uuid.uuid4().hex[:8]}"
-    facts = Facts(broker.bootstrap, topic, f"{topic}-group", request.param)
-    yield facts
-    facts.close()
-
-
-async def make(facts: Facts, broker: KafkaBroker, **config: str) -> None:
-    names = {key.replace("_", "."): value for key, value in config.items()}
-    await trio.to_thread.run_sync(partial(broker.create_topic, facts.topic, config=names))
 
 
 async def result_of(ask: Callable[[], dict[object, object]]) -> object:
@@ -109,24 +81,24 @@ async def test_a_transactional_topic_that_was_read_to_its_end_shows_lag_0(
     assert values == [b"%d" % number for number in (1, 3, 5) for _ in range(10)]
     assert await facts.committed() == ends
     assert await facts.ends() == ends
-    show(f"case 23 ({facts.protocol}): 30 records, 4 transactions aborted and 7 control "
-         "records, the last ones of the topic; lag 0, lost 0")  # fmt: skip
+    facts.tell(
+        "23",
+        "30 records, 4 transactions aborted and 7 control "
+        "records, the last ones of the topic; lag 0, lost 0",
+    )
 
 
 # Case 24.
 
 
-async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
-) -> None:
-    broker, _ = own_broker
-    await make(
-        own,
-        broker,
-        cleanup_policy="compact",
-        segment_ms="50",
-        min_cleanable_dirty_ratio="0.001",
-        max_compaction_lag_ms="1",
+async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Facts) -> None:
+    await trio.to_thread.run_sync(
+        lambda: own.make_topic(
+            cleanup_policy="compact",
+            segment_ms="50",
+            min_cleanable_dirty_ratio="0.001",
+            max_compaction_lag_ms="1",
+        )
     )
     # Ten keys with 60 values each, of which half are deleted in the end; then others, so that
     # the first segment is closed and may be compacted.
@@ -164,18 +136,19 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(
     assert {(o, k, v) for k, (o, v) in last.items() if k != b"roll"} <= set(seen)
     deleted = {key for _, key, value in seen if value is None}
     assert deleted == {b"key-%d" % n for n in range(5)}, "tombstones are messages"
-    show(
-        f"case 24 ({own.protocol}): {len(seen)} records of {ends[0]} left by compaction, "
-        f"{len(deleted)} of them tombstones; committed to the end, lost 0"
+    own.tell(
+        "24",
+        f"{len(seen)} records of {ends[0]} left by compaction, "
+        f"{len(deleted)} of them tombstones; committed to the end, lost 0",
     )
 
 
 # Case 25.
 
 
-async def _out_of_range(facts: Facts, broker: KafkaBroker) -> None:
+async def _out_of_range(facts: Facts) -> None:
     """The group has committed 50, and what lies before 80 is deleted."""
-    await make(facts, broker)
+    await trio.to_thread.run_sync(facts.make_topic)
     await facts.produce(0, 100)
     offsets = [TopicPartition(facts.topic, 0, 50)]
     await result_of(
@@ -187,9 +160,9 @@ async def _out_of_range(facts: Facts, broker: KafkaBroker) -> None:
 
 
 async def test_offsets_that_are_gone_are_named_and_it_goes_on_with_the_first_that_is_there(
-    own: Facts, own_broker: tuple[KafkaBroker, Path], caplog: pytest.LogCaptureFixture
+    own: Facts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await _out_of_range(own, own_broker[0])
+    await _out_of_range(own)
     log = Log()
     with trio.fail_after(TEST_TIMEOUT), caplog.at_level(logging.WARNING):
         async with open_pipeline(
@@ -203,14 +176,15 @@ async def test_offsets_that_are_gone_are_named_and_it_goes_on_with_the_first_tha
     [line] = [line for line in caplog.messages if "out of range" in line.lower()]
     assert own.topic in line
     assert "50" in line
-    show(f"case 25 ({own.protocol}): 20 of 100 records, 80 deleted of which 30 were never "
-         f"committed; told: {line}")  # fmt: skip
+    own.tell(
+        "25", f"20 of 100 records, 80 deleted of which 30 were never committed; told: {line}"
+    )
 
 
 async def test_with_auto_offset_reset_error_offsets_that_are_gone_end_the_pipeline(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
+    own: Facts,
 ) -> None:
-    await _out_of_range(own, own_broker[0])
+    await _out_of_range(own)
     with (
         trio.fail_after(TEST_TIMEOUT),
         pytest.RaisesGroup(
@@ -228,17 +202,17 @@ async def test_with_auto_offset_reset_error_offsets_that_are_gone_end_the_pipeli
         ):
             await trio.sleep_forever()
     assert await own.committed() == {0: 50}, "left as it was"
-    show(f"case 25 ({own.protocol}): auto.offset.reset=error ends with _AUTO_OFFSET_RESET")
+    own.tell("25", "auto.offset.reset=error ends with _AUTO_OFFSET_RESET")
 
 
 # Case 26.
 
 
 async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_partitions(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
+    own: Facts, own_broker: OwnBroker
 ) -> None:
     broker, _ = own_broker
-    await make(own, broker)
+    await trio.to_thread.run_sync(own.make_topic)
     await own.produce(0, 100)
     log = Log()
     values: list[bytes | None] = []
@@ -256,7 +230,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_parti
         ):
             await own.wait_committed({0: 100})
             await trio.to_thread.run_sync(broker.delete_topic, own.topic)
-            await make(own, broker)
+            await trio.to_thread.run_sync(own.make_topic)
             await own.produce_pairs([(0, b"k", b"new-%d" % n) for n in range(30)])
             await until(lambda: b"new-29" in values, within=60)
             await own.wait_committed({0: 30})
@@ -270,17 +244,18 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_parti
     assert values[:100] == [b"0-%d" % n for n in range(100)]
     assert sorted(values[100:130]) == sorted(b"new-%d" % n for n in range(30))
     assert log.offsets(1) == log.offsets(2) == list(range(20))
-    show(f"case 26 ({own.protocol}): 170 records, topic made anew and 2 partitions added; "
-         f"{len(values) - 170} handled again, lost 0")  # fmt: skip
+    own.tell(
+        "26",
+        f"170 records, topic made anew and 2 partitions added; "
+        f"{len(values) - 170} handled again, lost 0",
+    )
 
 
 # Case 28.
 
 
-async def test_a_record_larger_than_every_bound_is_handled(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
-) -> None:
-    await make(own, own_broker[0])
+async def test_a_record_larger_than_every_bound_is_handled(own: Facts) -> None:
+    await trio.to_thread.run_sync(own.make_topic)
     large = b"x" * 900_000
     await own.produce_pairs(
         [(0, b"k", large if n in (3, 4, 9) else b"small") for n in range(20)]
@@ -300,13 +275,13 @@ async def test_a_record_larger_than_every_bound_is_handled(
         ):
             await own.wait_committed({0: 20})
     assert sizes == [900_000 if n in (3, 4, 9) else 5 for n in range(20)]
-    show(f"case 28 ({own.protocol}): 20 records, 3 of them larger than every bound; lost 0")
+    own.tell("28", "20 records, 3 of them larger than every bound; lost 0")
 
 
 async def test_an_output_that_is_too_large_ends_the_pipeline_and_nothing_is_committed(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
+    own: Facts,
 ) -> None:
-    await make(own, own_broker[0])
+    await trio.to_thread.run_sync(own.make_topic)
     await own.produce(0, 5)
 
     async def handle(message: Message) -> None:
@@ -326,15 +301,17 @@ async def test_an_output_that_is_too_large_ends_the_pipeline_and_nothing_is_comm
         ):
             await trio.sleep_forever()
     assert await own.committed() == {0: 2}
-    show(f"case 28 ({own.protocol}): an output of 3 MB ends with MSG_SIZE_TOO_LARGE; the "
-         "offset before it is committed")  # fmt: skip
+    own.tell(
+        "28",
+        "an output of 3 MB ends with MSG_SIZE_TOO_LARGE; the offset before it is committed",
+    )
 
 
 async def test_damaged_records_end_the_pipeline_and_nothing_is_committed_past_them(
-    own: Facts, own_broker: tuple[KafkaBroker, Path]
+    own: Facts, own_broker: OwnBroker
 ) -> None:
     broker, folder = own_broker
-    await make(own, broker)
+    await trio.to_thread.run_sync(own.make_topic)
     for value in (b"good-0", b"DAMAGE", b"good-2", b"good-3"):
         await own.produce_pairs([(0, b"k", value)])  # each in a batch of its own
     await trio.to_thread.run_sync(broker.stop)
@@ -376,4 +353,4 @@ async def test_damaged_records_end_the_pipeline_and_nothing_is_committed_past_th
             await own.wait_committed({0: 4})
     assert values[-2:] == [b"good-2", b"good-3"]
     [error] = caught.value.exceptions
-    show(f"case 28 ({own.protocol}): 4 records, 1 damaged on the broker's disk: {error}")
+    own.tell("28", f"4 records, 1 damaged on the broker's disk: {error}")

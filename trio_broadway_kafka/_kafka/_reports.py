@@ -154,7 +154,10 @@ class Reports:
         """The broker's refusal to let us in, if that is the trouble."""
         if self.trouble is None or self.trouble.name() not in REFUSED:
             return None
-        return failure(self.trouble, f"Kafka at {self._config.address} refuses us")
+        hint = ""
+        if "certificate verify failed" in self.trouble.str():
+            hint = "; or is the broker's certificate for another host name?"
+        return failure(self.trouble, f"Kafka at {self._config.address} refuses us", hint)
 
     def log(self, level: int, text: str, *args: object) -> None:
         """Write one of librdkafka's log lines: we are the "logger" of its configuration."""

@@ -1,4 +1,7 @@
-"""Partitions that move on a real Kafka: in order, past a deadline, or without a warning."""
+"""Cases 4 to 8, 12, 13 and 17: partitions that move, or must not.
+
+In order, past a deadline, or without a warning.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from tests.broker._facts import (
     MemberProcess,
     owned,
     prefix_end,
-    show,
     until,
     wait_partitions,
 )
@@ -80,6 +82,11 @@ async def test_a_revoke_waits_for_a_slow_handler_and_the_next_member_goes_on_beh
     assert log.offsets(moved, member="second") == list(range(offset, 20))
     assert log.offsets(1 - moved, member="first") == list(range(20))
     assert log.cancelled == []
+    facts.tell(
+        "4",
+        f"40 records, 1 partition revoked; waited {waited:.2f} s for "
+        "the handler; 0 handled again, lost 0",
+    )
 
 
 # Past the deadline.
@@ -122,7 +129,11 @@ async def test_at_the_revoke_timeout_a_handler_is_cancelled_and_its_message_move
         times["cancelled"] - times["second opens"],
         times["taken over"] - times["cancelled"],
     )
-    show(f"cancelled {waited:.2f} s after the second opened, taken over {idle:.2f} s later")
+    facts.tell(
+        "5",
+        f"20 records, 1 handler cancelled {waited:.2f} s after the "
+        f"second member opened, taken over {idle:.2f} s later; 1 handled again, lost 0",
+    )
 
 
 @pytest.mark.kafka_topic(partitions=2)
@@ -168,6 +179,64 @@ async def test_a_handler_that_resists_does_not_block_the_revoke_and_is_never_ack
                 await facts.wait_committed({0: 10, 1: 10})
     assert log.offsets(moved, member="second") == list(range(3, 10))
     assert log.offsets(moved, member="first") == [0, 1, 2, 3], "nothing after it"
+    facts.tell(
+        "5",
+        "20 records, 1 handler that resists; its late "
+        "acknowledgement is not committed; 1 handled again, lost 0",
+    )
+
+
+@pytest.mark.kafka_topic(partitions=2)
+async def test_what_an_earlier_assignment_finishes_late_does_not_count_in_the_next(
+    facts: Facts,
+) -> None:
+    """Case 6. The partition has been to another member and back."""
+    for partition in (0, 1):
+        await facts.produce(partition, 10)
+    log = Log()
+    may_end = trio.Event()
+    attempts: Counter[tuple[int, int]] = Counter()
+
+    async def resist(message: Message) -> None:
+        attempts[message.partition, message.offset] += 1
+        if message.offset == 3 and attempts[message.partition, 3] == 1:
+            with trio.move_on_after(PATIENCE, shield=True):
+                await may_end.wait()
+        elif message.offset >= 3:
+            await trio.sleep_forever()
+
+    async def stuck(message: Message) -> None:
+        await trio.sleep_forever()
+
+    with trio.fail_after(TEST_TIMEOUT):
+        async with _open(
+            facts,
+            log.handler(resist, member="first"),
+            revoke_timeout=0.5,
+            drain_timeout=0,
+            commit_interval=0.1,
+            ordering="unordered",
+        ) as first:
+            await until(lambda: {("first", p, 3) for p in (0, 1)} <= set(log.started))
+            before = owned(first)
+            async with _open(
+                facts, log.handler(stuck, member="second"), drain_timeout=0
+            ) as second:
+                [_, [moved]] = await wait_partitions(1, first, second)
+            [after] = await wait_partitions(2, first)
+            assert after[moved] > before[moved], "a new epoch"
+            # It is handled again here, beside what resisted; then that ends at last.
+            await until(lambda: attempts[moved, 3] == 2 or attempts[moved, 4] == 2)
+            may_end.set()
+            await until(lambda: ("first", moved, 3) in log.finished)
+            await first.commit()
+            await trio.sleep(0.3)
+            assert (await facts.committed())[moved] == 3
+    facts.tell(
+        "6",
+        "1 partition revoked and assigned again; what the old epoch "
+        "finished late is not committed; lost 0",
+    )
 
 
 # Without a warning: a member that Kafka takes for dead.
@@ -226,7 +295,12 @@ async def test_a_member_that_was_stopped_beyond_its_session_commits_over_nobody(
     everything = Counter([*stopped.events("end"), *((p, o) for _, p, o in log.finished)])
     assert set(everything) == {(p, o) for p in (0, 1) for o in range(600)}
     assert at_work <= {(p, o) for _, p, o in log.finished}, "handled again by the new owner"
-    show(f"{everything.total() - 1200} of 1200 handled again")
+    assert "UNKNOWN_MEMBER_ID" in stopped.stderr or ": lost <" in stopped.stderr
+    facts.tell(
+        "7 and 17",
+        f"1,200 records, 1 member stopped beyond its session; "
+        f"{everything.total() - 1200} handled again, lost 0",
+    )
 
 
 @pytest.mark.slow
@@ -280,7 +354,11 @@ async def test_a_blocked_loop_loses_its_partitions_joins_again_and_nothing_is_lo
     assert set(everything) == {(p, o) for p in (0, 1) for o in range(250)}
     assert ("", 0, 50) in log.finished, "what was at work as it was lost is handled again"
     again = everything.total() - 500
-    show(f"blocked, and all moved after {took:.1f} s; {again} of 500 handled again")
+    facts.tell(
+        "13",
+        f"500 records, 1 loop blocked; all moved after {took:.1f} s; "
+        f"{again} handled again, lost 0",
+    )
 
 
 # Without a rebalance.
@@ -307,6 +385,11 @@ async def test_a_handler_longer_than_max_poll_interval_does_not_lead_to_a_rebala
             assert await facts.members() == members
     assert log.started == log.finished == [("", 0, 0), ("", 0, 1)]
     assert caplog.records == []
+    facts.tell(
+        "12",
+        "a handler of 3.5 s with max.poll.interval.ms=2000; no "
+        "rebalance, 0 handled again, lost 0",
+    )
 
 
 @pytest.mark.kafka_topic(partitions=2)
@@ -370,6 +453,10 @@ async def test_an_exception_in_stats_cb_leaves_the_block_and_loses_nothing(
     handled = log.offsets(0)
     assert set(handled) == set(range(5_000))
     assert len(handled) - 5_000 <= 500
+    facts.tell(
+        "8",
+        f"5,000 records, 1 stats_cb that raises; {len(handled) - 5_000} handled again, lost 0",
+    )
 
 
 async def test_an_exception_in_error_cb_leaves_the_block_though_the_broker_is_away() -> None:
