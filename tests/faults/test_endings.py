@@ -118,7 +118,7 @@ async def test_cancelled_at_50_random_moments_exactly_the_finished_prefix_is_com
     assert at_work >= 10, "the moments are all too early to be of use"
     facts.tell(
         "9",
-        f"{handled.total():,} records, 50 cancellations, {at_work} of them of handlers at work; "
+        f"{handled.total():,} records, 50 cancellations, {at_work} of handlers at work; "
         "0 handled again, lost 0",
     )
 
