@@ -114,6 +114,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Plans of whole pipelines on virtual time; -- --seeds 10000, --first, --jobs."""
+    install(session, group="test")
+    run_program(session, "-m", "tests.simulation")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as web pages, in docs/_build."""
     install(session, group="docs")

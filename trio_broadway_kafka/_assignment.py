@@ -40,6 +40,11 @@ UNWIND = 0.1
 _RESISTING_LOG = 10.0
 
 
+# What paces the processors' checkpoints, in seconds: real time, for that is what others wait
+# for. A simulation, whose time stands still while a handler works, puts its own here.
+pace: Callable[[], float] = time.perf_counter
+
+
 class Assignment(Workings):
     """Processors, batchers and lanes, from their start to their drain or cancellation.
 
@@ -54,7 +59,7 @@ class Assignment(Workings):
         pause: as for `Failures`; where it is missing nothing is tried again after a pause.
         outputs: where the outputs of messages go.
         group: the consumer group's name, for dead letters.
-        clock: paces the processors' checkpoints, in seconds.
+        clock: paces the processors' checkpoints, in seconds; None is `pace`.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Assignment(Workings):
         pause: Callable[[PartitionOffsets, float], None] | None = None,
         outputs: Outputs | None = None,
         group: str | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._limiter = limiter or Limiter()
         super().__init__(
@@ -84,7 +89,7 @@ class Assignment(Workings):
             pause=pause or _never_again,
             outputs=outputs or Outputs(),
             group=group,
-            clock=clock,
+            clock=pace if clock is None else clock,
         )
         self._failed = failed
         self._scopes: list[trio.CancelScope] = []

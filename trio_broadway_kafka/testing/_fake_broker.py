@@ -9,6 +9,7 @@ import trio
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._output_record import OutputRecord
+from trio_broadway_kafka.testing._chaos import Chaos
 from trio_broadway_kafka.testing._fake_client import FakeClient
 from trio_broadway_kafka.testing._fake_cluster import (
     AcceptedCommit,
@@ -35,7 +36,8 @@ class FakeBroker:
 
     What it does is checked against a real Kafka by the suite that both pass. There are
     no threads. What should go wrong is told to it: `rebalance`, `lose`, `freeze`,
-    `stop`, `delay`, `fail_next`, `gap`, `control_record`, `delete_topic`.
+    `stop`, `delay`, `fail_next`, `gap`, `control_record`, `delete_topic`; or goes wrong by
+    itself, as `chaos` has it: under `simulate` the same seed is the same run.
 
     Args:
         topics: names, with the number of partitions of each.
@@ -44,6 +46,8 @@ class FakeBroker:
             ``math.inf`` is for tests where that is in the way: then nothing waits.
         session_timeout: seconds after which a frozen client's partitions move on.
         default_partitions: of the topics that a client creates.
+        chaos: what goes wrong by itself; a seed stands for ``Chaos.from_seed(seed)``. A
+            pipeline is to survive all of it.
 
     Raises:
         ValueError: a topic has less than one partition.
@@ -56,12 +60,14 @@ class FakeBroker:
         poll_interval: float = 0.1,
         session_timeout: float = 45.0,
         default_partitions: int = 1,
+        chaos: int | Chaos | None = None,
     ) -> None:
         self._cluster = Cluster(
             bootstrap="fake:9092",
             poll_interval=poll_interval,
             session_timeout=session_timeout,
             default_partitions=default_partitions,
+            chaos=Chaos.from_seed(chaos) if isinstance(chaos, int) else chaos,
         )
         self._clients = 0
         for topic, partitions in (topics or {}).items():
@@ -275,6 +281,11 @@ class FakeBroker:
         self._cluster.changed()
 
     # Failures
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How many faults of its `chaos` have come so far, by kind."""
+        return dict(self._cluster.chaos.happened)
 
     def stop(self) -> None:
         """Begin an outage: nothing is delivered or answered, and no group changes."""

@@ -15,6 +15,7 @@ from trio_broadway_kafka._kafka._client import OffsetCommit, Session, TopicParti
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka._model._topics import is_pattern, matching
+from trio_broadway_kafka.testing._chaos import Chaos, ChaosRun
 from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_log import PartitionLog
 from trio_broadway_kafka.testing._fake_message import FakeMessage
@@ -90,6 +91,7 @@ class Cluster:
         delays: how long a request of an operation takes, in seconds.
         frozen: the clients that don't do anything now.
         transactional: the producer that has a ``transactional_id`` now.
+        chaos: what goes wrong by itself.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Cluster:
         poll_interval: float,
         session_timeout: float,
         default_partitions: int,
+        chaos: Chaos | None = None,
     ) -> None:
         self.bootstrap = bootstrap
         self.poll_interval = poll_interval
@@ -117,6 +120,7 @@ class Cluster:
         self._waiters = trio.lowlevel.ParkingLot()
         self._turns: dict[str, int] = {}  # by topic, of records without a key
         self.transactional: dict[str, object] = {}  # who has which transactional_id
+        self.chaos = ChaosRun(chaos or Chaos(), self)
 
     # Waiting
 
@@ -126,12 +130,21 @@ class Cluster:
 
     async def wait_changed(self, deadline: float = math.inf) -> None:
         """Return after the next change, or at the deadline."""
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(min(deadline, self.chaos.next_at)):
             await self._waiters.park()
+        self.chaos.carry_out(trio.current_time())
+
+    def now(self) -> float:
+        """Trio's time in seconds, 0 before it runs."""
+        return _now()
 
     def arrival(self, operation: Operation, sent_at: float) -> float:
         """When a request is answered as things are now; inf while nobody answers."""
-        return sent_at + self.delays.get(operation, 0.0) if self.running else math.inf
+        if not self.running:
+            return math.inf
+        return (
+            sent_at + self.delays.get(operation, 0.0) + self.chaos.latency(operation, sent_at)
+        )
 
     async def request(self, operation: Operation, *, within: float) -> None:
         """Send a request, and return when it is answered.
@@ -214,6 +227,7 @@ class Cluster:
         """
         await self.request("open", within=session.open_timeout)
         self.require(session)
+        self.chaos.begin(trio.current_time())
 
     def require(self, session: Session) -> None:
         """See that the session's named topics exist.
@@ -236,6 +250,11 @@ class Cluster:
         """Let the group go on without members whose sessions have ended."""
         if self.running and group.expire(trio.current_time()):
             self.changed()
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups, in the order of their making."""
+        return list(self._groups.values())
 
     def logs(self, topic: str) -> list[PartitionLog]:
         """The logs of a topic.

@@ -227,8 +227,9 @@ class Group:
 
 
 def _refused(reason: str, code: str) -> KafkaFailure:
-    # None of these is called retriable by Kafka, though some succeed after a rebalance.
-    return KafkaFailure(f"the commit was refused: {reason}", code=code)
+    # As a real client has it: what is live is committed again after a poll.
+    retriable = code == "ILLEGAL_GENERATION"
+    return KafkaFailure(f"the commit was refused: {reason}", code=code, retriable=retriable)
 
 
 def assign_sticky(

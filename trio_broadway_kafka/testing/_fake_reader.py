@@ -171,6 +171,8 @@ class Reader:
             if not failure.retriable:
                 self._failed = True
                 events.failed(failure)
+            elif math.isinf(self._cluster.poll_interval):
+                self._seen_at = trio.current_time()  # no poll will end and be the next try
             return False
         chunks = self._take_chunks(waiting)
         # The end of a partition stands in the consumer's queue behind its messages: it takes

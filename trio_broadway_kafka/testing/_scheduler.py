@@ -1,7 +1,8 @@
 """The same seed, the same run: trio's scheduler under a seeded generator.
 
-The only module that knows trio's two private names: its one random generator, and the flag
-that makes it sort each batch of runnable tasks before it shuffles them by that generator.
+The only module that knows trio's private names: its one random generator, the flag that makes
+it sort each batch of runnable tasks before it shuffles them by that generator, and the queue of
+tasks that can run.
 """
 
 # pyright: reportPrivateUsage=false
@@ -9,22 +10,47 @@ that makes it sort each batch of runnable tasks before it shuffles them by that 
 from __future__ import annotations
 
 import gc
+import itertools
 import random
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, MutableSequence, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 from trio._core import _run
-from trio.testing import MockClock
 
-__all__ = ["OutOfSteps", "seeded_scheduler", "simulate"]
+from trio_broadway_kafka import _assignment
+
+__all__ = ["OutOfSteps", "Skewed", "seeded_scheduler", "simulate"]
 
 T = TypeVar("T")
 
 
 class OutOfSteps(Exception):
     """A simulation took so many steps that it probably spins."""
+
+
+class Skewed(random.Random):
+    """A generator under which a task sometimes sits out a turn of the scheduler.
+
+    trio runs every task that can run once a turn, so two tasks never drift apart by two
+    checkpoints; here they do. Real trio never does that: what only this finds is to be looked
+    at before it is called a fault.
+
+    Args:
+        seed: anything that `random.Random` takes.
+        skew: how often a task sits out, from 0 to 1.
+    """
+
+    def __init__(self, seed: int | str, skew: float) -> None:
+        super().__init__(seed)
+        self._skew = skew
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Shuffle the tasks of a turn; the last one may be put off to the next."""
+        super().shuffle(x)
+        if len(x) > 1 and self.random() < self._skew and isinstance(x[-1], trio.lowlevel.Task):
+            _run.GLOBAL_RUN_CONTEXT.runner.runq.append(x.pop())
 
 
 @contextmanager
@@ -49,25 +75,38 @@ def seeded_scheduler(rng: random.Random) -> Generator[None]:
 
 def simulate(
     main: Callable[[], Awaitable[T]],
-    rng: random.Random,
+    seed: int | random.Random,
     *,
-    horizon: float = 60.0,
+    horizon: float = 600.0,
     steps: int = 1_000_000,
+    instruments: Sequence[trio.abc.Instrument] = (),
 ) -> T:
-    """Run `main` under `rng` and an autojump clock, and return what it returns.
+    """Run a program on trio, so that the same seed is the same run; no time passes.
 
-    Use no threads in it, and don't iterate over sets of strings.
+    The order in which tasks run is drawn from `seed`, and the clock jumps to the next moment
+    at which something is to happen. Use no threads in it, no other source of randomness, and
+    don't iterate over sets of strings.
 
     Args:
-        main: the program; all its randomness must be `rng`'s too.
-        rng: who is seeded alike sees the same run.
-        horizon: virtual seconds that it may take. (Without one a deadlock waits for ever.)
+        main: the program, a function without arguments.
+        seed: of the order of tasks; or a generator, which `main` may draw from as well.
+        horizon: seconds, of trio's clock, that it may take. (Without an end a deadlock would
+            wait for ever.)
         steps: steps of tasks that it may take. (In a loop of checkpoints time stands still.)
+        instruments: trio's. What one of them raises is logged, and the run goes on.
+
+    Returns:
+        What `main` returns.
 
     Raises:
         trio.TooSlowError: `horizon` is over: probably a deadlock.
         OutOfSteps: probably tasks that wake one another for ever.
+        BaseException: what `main` raises.
     """
+    # It brings pytest along, which is not needed for the rest of this room.
+    from trio.testing import MockClock
+
+    rng = random.Random(seed) if isinstance(seed, int) else seed
     limit = _StepLimit(steps)
 
     async def run() -> T:
@@ -75,8 +114,21 @@ def simulate(
             return await main()
         raise OutOfSteps(f"more than {steps} steps")
 
-    with seeded_scheduler(rng):
-        return trio.run(run, clock=MockClock(autojump_threshold=0), instruments=[limit])
+    # Each look at what paces the handlers takes a part of the 2 ms that they have at a time.
+    looks = itertools.count()
+    with seeded_scheduler(rng), _paced(lambda: next(looks) * 0.0005):
+        return trio.run(
+            run, clock=MockClock(autojump_threshold=0), instruments=[limit, *instruments]
+        )
+
+
+@contextmanager
+def _paced(clock: Callable[[], float]) -> Generator[None]:
+    before, _assignment.pace = _assignment.pace, clock
+    try:
+        yield
+    finally:
+        _assignment.pace = before
 
 
 class _StepLimit(trio.abc.Instrument):
