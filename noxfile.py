@@ -121,6 +121,13 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Real processes and a real Kafka that come, go and halt; -- --minutes 60, --seed."""
+    install(session, group="test")
+    run_program(session, "-m", "tests.soak")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as web pages, in docs/_build."""
     install(session, group="docs")

@@ -304,14 +304,25 @@ class Facts:
             TopicPartition(self.topic, number): OffsetSpec.latest()
             for number in range(partitions)
         }
-        found = await self._answers(
-            lambda: self.admin.list_offsets(
-                asked,
-                isolation_level=IsolationLevel.READ_UNCOMMITTED,
-                request_timeout=PATIENCE,
-            )
-        )
-        return {number: one.offset for number, one in enumerate(found)}
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                found = await self._answers(
+                    lambda: self.admin.list_offsets(
+                        asked,
+                        isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                        request_timeout=PATIENCE,
+                    )
+                )
+            except KafkaException as error:
+                # As when the broker has been started anew.
+                if "LEADER" not in error.args[0].name() or time.monotonic() > deadline:
+                    raise
+                # Else librdkafka would ask with what it knew for ever.
+                await trio.to_thread.run_sync(lambda: self.admin.list_topics(timeout=PATIENCE))
+                await trio.sleep(0.1)
+            else:
+                return {number: one.offset for number, one in enumerate(found)}
 
     async def _answers(self, ask: Callable[[], Mapping[Any, Any]]) -> list[Any]:
         return await trio.to_thread.run_sync(

@@ -12,6 +12,9 @@ program is killed at once after it. The options, as one object of JSON:
     hangs                   these offsets never finish
     output                  arguments of Output; each message is produced again, key and all,
     to                      to this topic
+    failing                 the part of messages whose first attempt fails
+    letters                 the topic for what fails three times: one value of 500 does
+    batch                   this many messages are finished together
     block                   [partition, offset, path]: at this message trio's loop is
                             blocked until the file is there, the first time
 """
@@ -24,12 +27,23 @@ import os
 import random
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from trio_broadway_kafka import Message, Output, Stages, open_pipeline, run_pipeline
+from trio_broadway_kafka import (
+    Batch,
+    Batcher,
+    DeadLetter,
+    Message,
+    Output,
+    Retry,
+    Stages,
+    open_pipeline,
+    run_pipeline,
+)
 
 
 def main() -> None:
@@ -42,6 +56,9 @@ def main() -> None:
     hangs = settings.get("hangs", ())
     to = settings.get("to")
     block = settings.get("block")
+    failing = settings.get("failing", 0.0)
+    letters = settings.get("letters")
+    batch = settings.get("batch", 0)
 
     def note(what: str, message: Message) -> None:
         os.write(file, f"{what} {message.partition} {message.offset}\n".encode())
@@ -62,14 +79,34 @@ def main() -> None:
         except trio.Cancelled:
             note("cancelled", message)
             raise
+        if random.random() < failing and message.attempt == 1:
+            raise LookupError("this time")
+        if letters is not None and zlib.crc32(message.value or b"") % 500 == 0:
+            raise LookupError("each time")
+        if not batch:
+            finish(message)
+
+    def finish(message: Message) -> None:
         if to is not None:
             message.produce(to, value=message.value, key=message.key)
         note("end", message)
 
+    async def handle_batch(messages: Batch) -> None:
+        await trio.sleep(work)
+        for message in messages:
+            finish(message)
+
+    stages = dict(settings.get("stages", {}))
+    if batch:
+        stages["batchers"] = {"default": Batcher(handle_batch=handle_batch, size=batch)}
+    if letters is not None:
+        stages["on_failure"] = Retry(
+            attempts=3, wait_initial=0.02, wait_max=0.1, then=DeadLetter(letters)
+        )
     arguments = {
         "kafka": settings["kafka"],
         "topics": [settings["topic"]],
-        "stages": Stages(handle_message=handle, **settings.get("stages", {})),
+        "stages": Stages(handle_message=handle, **stages),
         **settings.get("options", {}),
     }
     if "output" in settings:

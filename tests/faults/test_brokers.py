@@ -11,6 +11,7 @@ import trio
 from tests.broker._facts import Facts, Log, until
 from tests.faults._ledger import check_lanes, settle, watch_commits
 from tests.faults._network import IN_FULL
+from tests.faults._own import OwnBroker
 from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
 from trio_broadway_kafka.testing import KafkaBroker, start_kafka
 
@@ -191,3 +192,35 @@ async def test_brokers_that_stand_still_for_longer_than_the_session_are_waited_f
         at_most=rounds * 7 * 1_700 + IN_FLIGHT,
     )
     check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+
+
+async def test_after_a_restart_of_the_broker_the_ends_are_known_again_at_once(
+    own: Facts, own_broker: OwnBroker
+) -> None:
+    """librdkafka's answer to a question for the end was an old leader's epoch for 25 s."""
+    await trio.to_thread.run_sync(own.make_topic, PARTITIONS)
+    log = Log()
+    took = 0.0
+    with trio.fail_after(60):
+        async with open_pipeline(
+            kafka=own.kafka,
+            topics=[own.topic],
+            stages=Stages(handle_message=log.handler(work)),
+        ) as pipeline:
+            for _ in range(2):
+                await pipeline.wait_caught_up()
+                await trio.to_thread.run_sync(own_broker.broker.restart)
+                for partition in range(PARTITIONS):
+                    await own.produce(partition, 10)
+                asked_at = trio.current_time()
+                await pipeline.wait_caught_up()
+                took = max(took, trio.current_time() - asked_at)
+    assert took < 8
+    settle(
+        16,
+        own.protocol,
+        dict.fromkeys(range(PARTITIONS), 20),
+        [(partition, offset) for _, partition, offset in log.finished],
+        faults=f"brokers restarted: 2, caught up {took:.1f} s later",
+        at_most=0,
+    )

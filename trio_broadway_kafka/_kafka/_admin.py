@@ -50,6 +50,10 @@ REQUEST_TIMEOUT: Final = 30.0
 Offsets = dict[TopicPartition, int]
 
 
+# The answer for a time beyond the last record.
+_NO_SUCH_OFFSET: Final = -1
+
+
 class Admin:
     """The AdminClient of one client, made when it is first needed. Thread-safe.
 
@@ -145,12 +149,19 @@ class Admin:
             if self._config.read_committed
             else IsolationLevel.READ_UNCOMMITTED
         )
-        futures: dict[Native, Future[ListOffsetsResultInfo]] = self.connect().list_offsets(
+        client = self.connect()
+        futures: dict[Native, Future[ListOffsetsResultInfo]] = client.list_offsets(
             {Native(*place): at for place in partitions},
             isolation_level=level,
             request_timeout=REQUEST_TIMEOUT,
         )
-        _Gather(futures, done)
+
+        def look_for_leaders(topics: Collection[str]) -> None:
+            # Else librdkafka 2.16 asks with what it knew, and had no other answer than
+            # FENCED_LEADER_EPOCH 40 s after a broker's restart.
+            client.describe_topics(TopicCollection(list(topics)))
+
+        _Gather(futures, done, look_for_leaders)
 
 
 class _Gather:
@@ -160,12 +171,15 @@ class _Gather:
         self,
         futures: dict[Native, Future[ListOffsetsResultInfo]],
         done: Callable[[Offsets | BaseException], object],
+        look_for_leaders: Callable[[Collection[str]], None],
     ) -> None:
         self._lock = threading.Lock()
         self._left = len(futures)
         self._offsets: Offsets = {}
         self._error: BaseException | None = None
         self._done = done
+        self._look_for_leaders = look_for_leaders
+        self._led_elsewhere: set[str] = set()
         for native, future in futures.items():
             place = TopicPartition(native.topic, native.partition)
             future.add_done_callback(lambda f, place=place: self._one(place, f))  # type: ignore[misc]
@@ -175,14 +189,25 @@ class _Gather:
         with self._lock:
             if isinstance(error, KafkaException):
                 where = f"asking for an offset of {place.topic} [{place.partition}]"
-                self._error = self._error or failure(error_of(error), where)
+                if "LEADER" in (found := error_of(error)).name():
+                    self._led_elsewhere.add(place.topic)
+                self._error = self._error or failure(found, where)
             elif error is not None:
                 self._error = self._error or error
+            elif (offset := future.result().offset) < _NO_SUCH_OFFSET:
+                # Seen (-1001) while a broker started.
+                self._error = self._error or KafkaFailure(
+                    f"{place.topic} [{place.partition}] has no leader that knows its offsets",
+                    code="OFFSET_NOT_AVAILABLE",
+                    retriable=True,
+                )
             else:
-                self._offsets[place] = future.result().offset
+                self._offsets[place] = offset
             self._left -= 1
             if self._left:
                 return
+        if self._led_elsewhere:
+            self._look_for_leaders(self._led_elsewhere)
         self._done(self._error or self._offsets)
 
 
