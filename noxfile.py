@@ -108,6 +108,8 @@ def faults(session: nox.Session) -> None:
     session.run(
         "pytest",
         "-s",
+        "-o",
+        "faulthandler_timeout=1500",
         *(session.posargs or ["tests/faults"]),
         env={"FAULTS": "in full"},
     )

@@ -48,7 +48,7 @@ from trio_broadway_kafka import (
 
 def main() -> None:
     settings: dict[str, Any] = json.loads(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     file = os.open(settings["events"], os.O_WRONLY | os.O_APPEND)
     work = settings.get("work", 0.0)
     jitter = settings.get("jitter", 0.0)
@@ -59,6 +59,7 @@ def main() -> None:
     failing = settings.get("failing", 0.0)
     letters = settings.get("letters")
     batch = settings.get("batch", 0)
+    me = f"{os.getpid()} {{}}/{{}}"
 
     def note(what: str, message: Message) -> None:
         os.write(file, f"{what} {message.partition} {message.offset}\n".encode())
@@ -88,7 +89,12 @@ def main() -> None:
 
     def finish(message: Message) -> None:
         if to is not None:
-            message.produce(to, value=message.value, key=message.key)
+            message.produce(
+                to,
+                value=message.value,
+                key=message.key,
+                headers=[("by", me.format(message.partition, message.offset).encode())],
+            )
         note("end", message)
 
     async def handle_batch(messages: Batch) -> None:

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
-from tests.broker._facts import Facts, Log, until
+from tests.broker._facts import PATIENCE, Facts, Log, until
 from tests.faults._ledger import check_lanes, settle, watch_commits
 from tests.faults._network import IN_FULL
 from tests.faults._own import OwnBroker
 from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
 from trio_broadway_kafka.testing import KafkaBroker, start_kafka
 
-EACH = 10_000 if IN_FULL else 1_500  # records of each partition
+EACH = 20_000 if IN_FULL else 1_500  # records of each partition
 PARTITIONS = 4
 KEYS = 50
 IN_FLIGHT = 500
@@ -61,9 +63,18 @@ async def leader_of(facts: Facts, partition: int) -> int:
 
 async def coordinator_of(facts: Facts) -> int:
     """The id of the node that coordinates the group."""
-    [future] = facts.admin.describe_consumer_groups([facts.group]).values()
-    found = await trio.to_thread.run_sync(future.result)
-    return found.coordinator.id
+    with trio.fail_after(PATIENCE):
+        while True:
+            # A new one each time: it remembers who the coordinator was, for a minute.
+            admin = AdminClient({"bootstrap.servers": facts.bootstrap, "log_level": 0})
+            [future] = admin.describe_consumer_groups([facts.group]).values()
+            try:
+                found = await trio.to_thread.run_sync(future.result)
+            except KafkaException as error:  # it is moving back to the node that has returned
+                assert "COORDINATOR" in error.args[0].name()  # noqa: PT017
+                await trio.sleep(0.1)
+            else:
+                return found.coordinator.id
 
 
 @pytest.mark.faults

@@ -251,11 +251,14 @@ async def test_a_slow_sink_does_not_make_memory_grow(facts: Facts, tmp_path: Pat
     value = b"x" * RECORD
     await facts.produce_pairs([(n % 4, b"key-%d" % (n % 100), value) for n in range(BACKLOG)])
     figures: list[float] = []
-    with trio.fail_after(WATCHED + TEST_TIMEOUT):
+    with trio.fail_after(WATCHED + 2 * TEST_TIMEOUT):
         async with MemberProcess.start(facts, tmp_path, work=0.05) as member:
-            # Until librdkafka's queues are full, which are 64 MiB.
             await until(lambda: len(member.events("end")) > 500)
-            await trio.sleep(3)
+            # Until librdkafka's queues are full, which are 64 MiB.
+            before = 0.0
+            while resident(member.pid) > before + 1:
+                before = resident(member.pid)
+                await trio.sleep(3)
             for _ in range(int(WATCHED * 2)):
                 await trio.sleep(0.5)
                 figures.append(resident(member.pid))

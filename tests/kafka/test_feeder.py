@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import pytest
 from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -20,7 +22,7 @@ from confluent_kafka import (
     TopicPartition as Native,
 )
 
-from trio_broadway_kafka._kafka import _feeder, _partitions, _starts
+from trio_broadway_kafka._kafka import _beginnings, _feeder, _partitions, _starts
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     Chunk,
@@ -71,6 +73,8 @@ class StubConsumer:
     clock: Clock
     ready: list[Message | Callable[[], object]] = field(default_factory=list)
     committed_offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    metadata: dict[TopicPartition, str] = field(default_factory=dict)
+    committed_error: int | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     refused_seeks: int = 0
     ends: int | None = None
@@ -107,11 +111,15 @@ class StubConsumer:
         return self._next(count)
 
     def committed(self, partitions: list[Native], timeout: float) -> list[Native]:
+        self.calls.append(("committed", [p.partition for p in partitions]))
+        if self.committed_error is not None:
+            raise KafkaException(KafkaError(self.committed_error))
         return [
             Native(
                 p.topic,
                 p.partition,
                 self.committed_offsets.get(TopicPartition(p.topic, p.partition), -1001),
+                self.metadata.get(TopicPartition(p.topic, p.partition), ""),
             )
             for p in partitions
         ]
@@ -171,6 +179,8 @@ class Scene:
         self.owned: dict[TopicPartition, AssignedPartition] = {}
         self.blocked: list[Callable[[], object]] | None = None
         self.gone = False
+        self.tells_ids = True
+        self.log: list[tuple[Any, ...]] = []
         self.on_revoking: Callable[[Sequence[AssignedPartition]], None] = lambda _: None
         self.reported = Reports(CONFIG, self.failures.append)
         self.feeder = Feeder(
@@ -181,7 +191,8 @@ class Scene:
             self,
             self.reported,
             self._post,
-            lambda topics: {topic: f"id of {topic}" for topic in topics},
+            lambda topics: {t: f"id of {t}" for t in topics if self.tells_ids},
+            first_offset=OFFSET_BEGINNING,
         )
 
     def _post(self, function: Callable[..., None], *args: object) -> bool:
@@ -226,6 +237,7 @@ class Scene:
         self.rebalance("assign", *places)
         self.feeder.fetch(100)
         self.turn()
+        self.log = [*self.consumer.calls]
         self.consumer.calls.clear()
 
     def turn(self, times: int = 1) -> None:
@@ -250,7 +262,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     clock = Clock()
-    for module in (_feeder, _partitions, _starts):
+    for module in (_beginnings, _feeder, _partitions, _starts):
         monkeypatch.setattr(module, "time", clock)
 
     scene = Scene(clock)
@@ -759,7 +771,9 @@ def test_a_revoke_after_stopping_reports_nothing_and_does_not_wait(scene: Scene)
 def test_what_has_no_known_start_is_neither_reported_nor_read_until_it_has(
     scene: Scene,
 ) -> None:
-    scene.feeder._starts = Starts(cast(Consumer, scene.consumer), "latest", scene.reported)
+    scene.feeder._beginnings.starts = Starts(
+        cast(Consumer, scene.consumer), "latest", scene.reported
+    )
     scene.own(T0)
     scene.consumer.ready = [message(T0, 0), eof(T0, 1)]
     scene.turn()
@@ -771,6 +785,65 @@ def test_what_has_no_known_start_is_neither_reported_nor_read_until_it_has(
     scene.turn()
     assert (scene.owned[T0].start, scene.offsets()) == (5, [(0, 5)])
     assert ("seek", 0, 5) in scene.consumer.calls
+
+
+def test_what_is_committed_is_asked_for_until_kafka_tells_and_nothing_is_read_before(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else what only the committed metadata tell of would be handled again."""
+    consumer = scene.consumer
+    consumer.committed_error = KafkaError._TIMED_OUT
+    consumer.committed_offsets = {T0: 7}
+    consumer.metadata = {T0: "a map"}
+    scene.own(T0, T1)
+    assert ("assign", [(0, OFFSET_END), (1, OFFSET_END)]) in scene.log
+    assert ("pause", [0, 1]) in scene.log
+    consumer.ready = [message(T0, 3), eof(T1, 9)]
+    scene.turn(3)
+    assert (scene.reports, scene.owned) == ([], {})
+    consumer.committed_error = None
+    scene.clock.now += 1
+    consumer.calls.clear()
+    consumer.ready = [message(T0, 7), message(T1, 0)]
+    scene.turn()
+    assert scene.owned[T0].committed == 7
+    assert scene.owned[T0].metadata == "a map"
+    assert scene.owned[T1].committed is None
+    assert scene.offsets() == [(0, 7), (1, 0)]
+    assert {("seek", 0, 7), ("seek", 1, OFFSET_BEGINNING)} <= set(consumer.named("seek"))
+    assert len([r for r in caplog.records if "trying again" in r.message]) == 1
+
+
+def test_a_map_waits_until_it_is_known_of_which_topic_it_is(scene: Scene) -> None:
+    scene.consumer.committed_offsets = {T0: 7, T1: 5}
+    scene.consumer.metadata = {T0: "a map"}
+    scene.tells_ids = False
+    scene.own(T0, T1)
+    assert list(scene.owned) == [T1], "without a map there is nothing to compare"
+    assert scene.owned[T1].topic_id == ""
+    scene.tells_ids = True
+    scene.clock.now += 1
+    scene.turn()
+    assert (scene.owned[T0].committed, scene.owned[T0].topic_id) == (7, "id of t")
+    assert ("seek", 0, 7) in scene.consumer.calls
+
+
+def test_what_waits_and_is_taken_away_begins_no_more(scene: Scene) -> None:
+    scene.consumer.committed_error = KafkaError._TIMED_OUT
+    scene.own(T0)
+    scene.rebalance("revoke", T0)
+    scene.consumer.committed_error = None
+    scene.clock.now += 1
+    scene.turn()
+    assert (scene.reports, scene.owned, scene.failures) == ([], {}, [])
+
+
+def test_a_member_that_may_not_know_what_is_committed_ends(scene: Scene) -> None:
+    scene.consumer.committed_error = KafkaError.GROUP_AUTHORIZATION_FAILED
+    scene.rebalance("assign", T0)
+    [failure] = scene.failures
+    assert isinstance(failure, KafkaFailure)
+    assert failure.code == "GROUP_AUTHORIZATION_FAILED"
 
 
 def test_an_empty_assignment_begins_no_epoch(scene: Scene) -> None:

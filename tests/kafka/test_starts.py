@@ -242,16 +242,16 @@ def test_partitions_are_assigned_where_they_start_and_what_waits_at_the_end(
     scene.consumer.errors = {T1: KafkaError.LEADER_NOT_AVAILABLE}
     begun = TopicPartition("t", 2)
     found = scene.look_up(T0, T1)
-    scene.starts.assign(natives(T0, T1, begun), found)
+    scene.starts.assign(natives(T0, T1, begun), found, scene.starts.waiting)
     name = "assign" if eager else "incremental"
     assert scene.consumer.calls[-1] == (name, {0: 5, 1: OFFSET_END, 2: OFFSET_STORED})
 
 
 def test_what_waited_is_sought_before_anything_is_read_of_it() -> None:
     consumer = StubConsumer()
-    partitions = Partitions(cast(Consumer, consumer), lambda _: {})
+    partitions = Partitions(cast(Consumer, consumer))
     partitions.pause_unowned(natives(T0))
-    [assigned] = partitions.assign(natives(T0), known=True, first_offset=None, starts={T0: 5})
+    [assigned] = partitions.assign(natives(T0), ids={}, first_offset=None, starts={T0: 5})
     partitions.seek({T0: 5})
     partitions.settle()
     assert (assigned.committed, assigned.start) == (None, 5)

@@ -260,7 +260,9 @@ class Soak:
         self._leaving.add(member.name)
         member.process.signal(signal.SIGTERM)
         code = await member.process.wait(within=90)
-        if code != 0:
+        # Python had not come to its first line that listens for signals.
+        had_begun = bool(member.process.stderr)
+        if code != 0 and (had_begun or code != -signal.SIGTERM):
             self._note_end(member, code)
         self.totals.handled += len(member.process.events("end"))
         await member.stack.aclose()

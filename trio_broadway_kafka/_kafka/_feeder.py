@@ -8,13 +8,14 @@ starves: beside a thread that polls in a loop, a commit from another had not got
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition as Native
 
+from trio_broadway_kafka._kafka._beginnings import Beginnings
 from trio_broadway_kafka._kafka._client import (
     Answered,
     AssignedPartition,
@@ -30,7 +31,6 @@ from trio_broadway_kafka._kafka._membership import Membership, Subscription
 from trio_broadway_kafka._kafka._partitions import Owned, Partitions, TopicIds
 from trio_broadway_kafka._kafka._reader import POLL, Reader
 from trio_broadway_kafka._kafka._reports import Reports, logger
-from trio_broadway_kafka._kafka._starts import Starts
 from trio_broadway_kafka._kafka._ticks import TICK_EVERY, Ticks
 from trio_broadway_kafka._kafka._translate import error_of, failure
 
@@ -43,8 +43,6 @@ REST_AFTER: Final = 0.5
 ANSWER_FIRST: Final = 0.002
 ANSWER_LATER: Final = 0.05
 """Seconds between polls while a commit's answer is awaited and no fetch is open."""
-
-COMMITTED_TIMEOUT: Final = 3.0
 
 Post = Callable[..., bool]
 """Calls a function in trio's thread soon, in order; False once trio's loop is gone."""
@@ -91,12 +89,13 @@ class Feeder:
         self._events = events
         self._reports = reports
         self._to_trio = post
-        self._first_offset = first_offset
-        self._partitions = Partitions(consumer, topic_ids)
+        self._partitions = Partitions(consumer)
         self._reader = Reader(consumer, self._partitions, reports)
-        self._starts = Starts(consumer, session.start_from, reports)
+        self._beginnings = Beginnings(
+            consumer, self._partitions, session.start_from, reports, topic_ids, first_offset
+        )
         self._commits = Commits(
-            consumer, self._partitions.live, reports.gone, self._starts.committed
+            consumer, self._partitions.live, reports.gone, self._beginnings.starts.committed
         )
         guard = reports.guard
         self._membership = Membership(
@@ -210,11 +209,8 @@ class Feeder:
         if self.stopping:
             return
         self._membership.settle()
-        if self._starts.is_due():
-            waiting = self._starts.waiting
-            starts = self._starts.look_up(waiting)
-            self._assign(waiting, starts, known=True)
-            self._partitions.seek(starts)
+        if begun := self._beginnings.again():
+            self._post(self._events.assigned, begun)
         now = time.monotonic()
         if not self._ticks.answered(now):
             # Kafka's max.poll.interval.ms is to take effect.
@@ -292,36 +288,11 @@ class Feeder:
         if stale:
             self._partitions.end(stale)
             self._post(self._events.lost, [owned.assigned for owned in stale])
-        committed, known = partitions, False
-        try:
-            committed = consumer.committed(partitions, timeout=COMMITTED_TIMEOUT)
-            known = all(p.error is None for p in committed)
-        except KafkaException as error:
-            logger.warning("asking for committed offsets: %s", error_of(error).str())
-        starts = self._starts.again(committed) if known else {}
-        if first := self._starts.first(committed):
-            starts |= self._starts.look_up(first)
-        if first or starts:
-            self._starts.assign(partitions, starts)
-            self._partitions.pause_unowned(self._starts.waiting)
-        self._assign(committed, starts, known=known)
-
-    def _assign(
-        self, committed: Iterable[Native], starts: Mapping[TopicPartition, int], *, known: bool
-    ) -> None:
-        """Begin the epochs of those whose start is known."""
-        waiting = {(p.topic, p.partition) for p in self._starts.waiting}
-        assigned = self._partitions.assign(
-            [p for p in committed if (p.topic, p.partition) not in waiting],
-            known=known,
-            first_offset=self._first_offset,
-            starts=starts,
-        )
-        if assigned:
-            self._post(self._events.assigned, assigned)
+        if begun := self._beginnings.assign(partitions):
+            self._post(self._events.assigned, begun)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[Native]) -> None:
-        self._starts.forget(partitions)
+        self._beginnings.forget(partitions)
         revoked = self._partitions.pick(partitions)
         if revoked and not self.stopping:
             self._drain(revoked)
@@ -352,7 +323,7 @@ class Feeder:
             self._revoking = None
 
     def _on_lost(self, consumer: Consumer, partitions: list[Native]) -> None:
-        self._starts.forget(partitions)
+        self._beginnings.forget(partitions)
         lost = self._partitions.pick(partitions)
         self._partitions.end(lost)
         if lost and not self.stopping:

@@ -50,19 +50,15 @@ class Owned:
 class Partitions:
     """What is assigned to this client, by topic and partition.
 
-    Args:
-        topic_ids: asks for the ids of topics; those that are not known are missing.
-
     Attributes:
         resting: nothing is asked for, so everything is to be paused inside librdkafka.
         version: counts assignments and their ends.
     """
 
-    def __init__(self, consumer: Consumer, topic_ids: TopicIds) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self.resting = False
         self.version = 0
         self._consumer = consumer
-        self._topic_ids = topic_ids
         self._owned: dict[TopicPartition, Owned] = {}
         self._by_topic: dict[str, dict[int, Owned]] = {}
         self._single: dict[int, Owned] | None = None
@@ -110,7 +106,7 @@ class Partitions:
         self,
         committed: Iterable[Native],
         *,
-        known: bool,
+        ids: Mapping[str, str],
         first_offset: int | None,
         starts: Mapping[TopicPartition, int],
     ) -> list[AssignedPartition]:
@@ -118,18 +114,15 @@ class Partitions:
 
         Args:
             committed: the partitions, with committed offset and metadata.
-            known: whether the offsets were answered by the broker.
+            ids: of the topics, as far as they are known.
             first_offset: where reading starts without a committed offset.
             starts: where it starts in place of the committed offset.
         """
         assigned: list[AssignedPartition] = []
         left: list[Native] = []
-        committed = [*committed]
-        # Anew each time: a topic may have been made anew under the same name.
-        ids = self._topic_ids({native.topic for native in committed})
         for native in committed:
             self._epochs += 1
-            has = known and native.offset >= 0
+            has = native.offset >= 0
             place = TopicPartition(native.topic, native.partition)
             start = starts.get(place)
             partition = AssignedPartition(
@@ -141,7 +134,7 @@ class Partitions:
                 start,
                 ids.get(native.topic, ""),
             )
-            first = native.offset if has else first_offset if known else None
+            first = native.offset if has else first_offset
             self._owned[place] = Owned(partition, first if start is None else start)
             assigned.append(partition)
             if place in self._left_stopped:

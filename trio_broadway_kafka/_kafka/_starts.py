@@ -82,14 +82,18 @@ class Starts:
                 self._begun[place] = None
 
     def assign(
-        self, partitions: Sequence[Native], starts: Mapping[TopicPartition, int]
+        self,
+        partitions: Sequence[Native],
+        starts: Mapping[TopicPartition, int],
+        waiting: Sequence[Native],
     ) -> None:
         """Assign what librdkafka would assign by itself, with where to start.
 
-        What waits is held at the end: its committed offset may be one that is no longer
+        What is `waiting` is held at the end: its committed offset may be one that is no longer
         there, which is fatal under auto.offset.reset=error.
         """
-        offsets = dict.fromkeys(self._waiting, OFFSET_END) | dict(starts)
+        held = [TopicPartition(p.topic, p.partition) for p in waiting]
+        offsets = dict.fromkeys(held, OFFSET_END) | dict(starts)
         explicit = [
             Native(*place, offsets.get(place, OFFSET_STORED))
             for place in (TopicPartition(p.topic, p.partition) for p in partitions)
