@@ -97,6 +97,7 @@ class TransactionalProducer:
         self._failed: KafkaFailure | None = None
         # Of the transaction under way.
         self._undelivered: KafkaError | None = None
+        self._hangs = False
 
     def __repr__(self) -> str:
         name = self._output.transactional_id
@@ -111,13 +112,13 @@ class TransactionalProducer:
         limiter = trio.CapacityLimiter(1)
         try:
             with self._closing:
-                producer = await trio.to_thread.run_sync(
+                await trio.to_thread.run_sync(
                     self._open, abandon_on_cancel=True, limiter=limiter
                 )
                 self._opened.set()
                 task_status.started()
                 await trio.to_thread.run_sync(
-                    self._serve, producer, abandon_on_cancel=True, limiter=limiter
+                    self._serve, abandon_on_cancel=True, limiter=limiter
                 )
             if self._closing.cancelled_caught:
                 logger.warning(
@@ -185,7 +186,7 @@ class TransactionalProducer:
 
     # -- in the thread
 
-    def _open(self) -> Producer:
+    def _open(self) -> None:
         doing = f"taking over transactional_id {self._output.transactional_id!r}"
         try:
             self._producer = producer = Producer({**self._keys, **self._reports.for_producer()})
@@ -195,7 +196,7 @@ class TransactionalProducer:
         while True:
             try:
                 producer.init_transactions(min(CALL, max(until - time.monotonic(), 0.01)))
-                return producer
+                return
             except KafkaException as exception:
                 refused = error_of(exception)
             if (refusal := self._reports.refusal()) is not None:
@@ -205,12 +206,12 @@ class TransactionalProducer:
                 raise failure((late and self._reports.trouble) or refused, doing)
             producer.poll(0)
 
-    def _serve(self, producer: Producer) -> None:
+    def _serve(self) -> None:
         while not self._closed.is_set():
             try:
                 job = self._jobs.get(timeout=IDLE)
             except Empty:
-                producer.poll(0)
+                self._producer.poll(0)
                 continue
             if job is None:
                 break
@@ -228,6 +229,8 @@ class TransactionalProducer:
         offsets: Sequence[OffsetCommit],
         metadata: object,
     ) -> None:
+        if self._hangs:
+            self._renew()
         self._undelivered = None
         try:
             self._call(job, self._producer.begin_transaction)
@@ -305,7 +308,27 @@ class TransactionalProducer:
                     return
                 if not error.retriable() or time.monotonic() >= until:
                     logger.warning("aborting a transaction: %s", error.str())
+                    self._hangs = True
                     return
+
+    def _renew(self) -> None:
+        """Have another producer in place of one whose transaction does not end.
+
+        Under load, when its broker has been restarted, librdkafka 2.16 may not look for the
+        transactions' coordinator any more: its requests wait, and so does the abort. Taking
+        over the ``transactional_id`` ends what was left open, and fences the old producer.
+
+        Raises:
+            KafkaFailure: it could not be taken over now.
+        """
+        name = self._output.transactional_id
+        logger.warning("the producer of %r hangs: another one takes its place", name)
+        old = [self._producer]
+        try:
+            self._open()
+            self._hangs = False
+        finally:  # to destroy it may take as long
+            threading.Thread(target=old.clear, name="an old producer", daemon=True).start()
 
     def _raise_fatal(self, error: KafkaError) -> NoReturn:
         name = self._output.transactional_id

@@ -1,0 +1,141 @@
+"""A producer of transactions, on one of librdkafka's that does what the test says.
+
+What librdkafka really does is tests/contract's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from confluent_kafka import KafkaError, KafkaException
+
+from trio_broadway_kafka._kafka import _transactions
+from trio_broadway_kafka._kafka._client import OffsetCommit
+from trio_broadway_kafka._kafka._config import ClientConfig
+from trio_broadway_kafka._kafka._transactions import TransactionalProducer
+from trio_broadway_kafka._model._errors import KafkaFailure
+from trio_broadway_kafka._model._output import Output
+from trio_broadway_kafka._model._output_record import OutputRecord
+
+CONFIG = ClientConfig({"bootstrap.servers": "127.0.0.1:1", "group.id": "group"})
+OFFSETS = [OffsetCommit("t", 0, 1, 5)]
+RECORD = OutputRecord("out", b"v", None, (), None)
+
+
+def again() -> KafkaException:
+    """What librdkafka raises when a call's time is over."""
+    return KafkaException(
+        KafkaError(KafkaError._TIMED_OUT, "retry call to resume", False, True)
+    )
+
+
+class Stub:
+    """A producer; those that were made are in `made`, what they did in `calls`."""
+
+    made: list[Stub]
+    hanging: set[str]  # calls of the first one that never end
+    calls: list[tuple[int, str]]
+
+    def __init__(self, keys: dict[str, Any]) -> None:
+        self.number = len(self.made)
+        self.made.append(self)
+
+    def _call(self, name: str) -> None:
+        self.calls.append((self.number, name))
+        if self.number == 0 and name in self.hanging:
+            raise again()
+
+    def init_transactions(self, timeout: float) -> None:
+        self._call("init")
+
+    def begin_transaction(self) -> None:
+        self._call("begin")
+
+    def produce(self, *args: object, **kwargs: object) -> None:
+        self._call("produce")
+
+    def send_offsets_to_transaction(self, offsets: object, metadata: object, t: float) -> None:
+        self._call("offsets")
+
+    def commit_transaction(self, timeout: float) -> None:
+        self._call("commit")
+
+    def abort_transaction(self, timeout: float) -> None:
+        self._call("abort")
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
+    Stub.made, Stub.hanging, Stub.calls = [], set(), []
+    monkeypatch.setattr(_transactions, "Producer", Stub)
+    monkeypatch.setattr(_transactions, "CALL", 0.01)
+    monkeypatch.setattr(_transactions, "IDLE", 0.01)
+    monkeypatch.setattr(_transactions, "OUTCOME", 0.1)
+    return Stub
+
+
+def make_producer() -> TransactionalProducer:
+    async def metadata(
+        offsets: Sequence[OffsetCommit],
+    ) -> tuple[object, Sequence[OffsetCommit]]:
+        return object(), offsets
+
+    output = Output(transactional_id="me")
+    return TransactionalProducer(
+        CONFIG, {}, output, metadata, open_timeout=1.0, close_timeout=1.0
+    )
+
+
+async def test_a_transaction_that_does_not_end_is_made_again_by_another_producer(
+    stub: type[Stub], nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = make_producer()
+    await nursery.start(producer.run)
+    stub.hanging = {"offsets", "abort"}
+    with trio.move_on_after(0.1) as patience:
+        await producer.transact([RECORD], OFFSETS)
+    assert patience.cancelled_caught
+    assert await producer.transact([RECORD], OFFSETS) == OFFSETS
+    assert len(stub.made) == 2
+    assert [name for number, name in stub.calls if number == 1] == [
+        "init", "begin", "produce", "offsets", "commit",
+    ]  # fmt: skip
+    assert ("another one takes its place" in caplog.text) == (len(stub.made) == 2)
+    assert "the producer of 'me' hangs" in caplog.text
+    producer.stop()
+
+
+async def test_one_whose_transaction_can_be_aborted_stays(
+    stub: type[Stub], nursery: trio.Nursery
+) -> None:
+    producer = make_producer()
+    await nursery.start(producer.run)
+    stub.hanging = {"offsets"}
+    with trio.move_on_after(0.1):
+        await producer.transact([RECORD], OFFSETS)
+    stub.hanging = set()
+    assert await producer.transact([RECORD], OFFSETS) == OFFSETS
+    assert len(stub.made) == 1
+    assert ("abort" in dict.fromkeys(name for _, name in stub.calls)) is True
+    producer.stop()
+
+
+async def test_while_being_committed_nobody_knows_and_it_is_the_last_one(
+    stub: type[Stub], nursery: trio.Nursery
+) -> None:
+    """Another producer could commit the outputs of a committed transaction again."""
+    producer = make_producer()
+    await nursery.start(producer.run)
+    stub.hanging = {"commit"}
+    with trio.move_on_after(0.1):
+        await producer.transact([RECORD], OFFSETS)
+    with pytest.raises(KafkaFailure, match="nobody knows whether"):
+        await producer.transact([RECORD], OFFSETS)
+    assert len(stub.made) == 1
+    producer.stop()
