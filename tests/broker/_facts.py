@@ -119,10 +119,13 @@ class Facts:
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         # Never joins. The AdminClient can be asked for offsets too, but in librdkafka 2.16
         # that ends the process while the group's coordinator is not ready.
-        self._reader = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0}
-        )
+        self._reader = self._make_reader()
         self._limiter = trio.CapacityLimiter(1)
+
+    def _make_reader(self) -> Consumer:
+        return Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": self.group, "log_level": 0}
+        )
 
     def close(self) -> None:
         self._reader.close()
@@ -278,9 +281,14 @@ class Facts:
                     TopicPartition(self.topic, number)
                     for number in metadata.topics[self.topic].partitions
                 ]
-                found = self._reader.committed(asked, timeout=PATIENCE)
+                found = self._reader.committed(asked, timeout=PATIENCE / 4)
                 return [p for p in found if p.offset >= 0]
             except KafkaException as error:
+                if error.args[0].name() == "_TIMED_OUT" and time.monotonic() < deadline:
+                    # After a broker's restart it may have lost the coordinator for good.
+                    self._reader.close()
+                    self._reader = self._make_reader()
+                    continue
                 # As when the broker has just been started.
                 if "COORDINATOR" not in error.args[0].name() or time.monotonic() > deadline:
                     raise

@@ -282,6 +282,10 @@ class Soak:
         await member.stack.aclose()
 
     def _note_end(self, member: _Member, code: int) -> None:
+        if "nobody knows whether the last transaction" in member.process.stderr:
+            # It can't go on, and says so: whoever supervises it starts another one.
+            self.totals.deeds["gave up"] += 1
+            return
         self.totals.wrong.append(
             f"{member.name} ended with {code}: {member.process.stderr[-1500:]}"
         )
