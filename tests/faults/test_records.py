@@ -116,8 +116,11 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Fa
                 for record in await own.read(own.topic, 1)
             ]
     seen: list[tuple[int, bytes | None, bytes | None]] = []
+    may_go_on = trio.Event()
 
     async def handle(message: Message) -> None:
+        if len(seen) == 4:
+            await may_go_on.wait()
         seen.append((message.offset, message.key, message.value))
 
     with trio.fail_after(TEST_TIMEOUT):
@@ -127,6 +130,9 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Fa
             stages=Stages(handle_message=handle, ordering="partition"),
             commit_interval=0.1,
         ) as pipeline:
+            await until(lambda: len(seen) == 4)
+            await own.wait_committed({0: seen[-1][0] + 1})  # not the fourth offset
+            may_go_on.set()
             await pipeline.wait_caught_up()
             ends = await own.ends()
             await own.wait_committed(ends)
