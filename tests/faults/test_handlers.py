@@ -251,14 +251,14 @@ async def test_a_slow_sink_does_not_make_memory_grow(facts: Facts, tmp_path: Pat
     value = b"x" * RECORD
     await facts.produce_pairs([(n % 4, b"key-%d" % (n % 100), value) for n in range(BACKLOG)])
     figures: list[float] = []
-    with trio.fail_after(WATCHED + 2 * TEST_TIMEOUT):
-        async with MemberProcess.start(facts, tmp_path, work=0.05) as member:
-            await until(lambda: len(member.events("end")) > 500)
-            # Until librdkafka's queues are full, which are 64 MiB.
-            before = 0.0
-            while resident(member.pid) > before + 1:
-                before = resident(member.pid)
-                await trio.sleep(3)
+    # librdkafka's own queue is small here: what grows is ours.
+    kafka = {**facts.kafka, "queued.max.messages.kbytes": 4096, "fetch.max.bytes": 2**20}
+    options = {"max_in_flight": 1_000}
+    with trio.fail_after(WATCHED + TEST_TIMEOUT):
+        async with MemberProcess.start(
+            facts, tmp_path, kafka=kafka, work=0.05, options=options
+        ) as member:
+            await until(lambda: len(member.events("end")) > 100)
             for _ in range(int(WATCHED * 2)):
                 await trio.sleep(0.5)
                 figures.append(resident(member.pid))
@@ -270,5 +270,4 @@ async def test_a_slow_sink_does_not_make_memory_grow(facts: Facts, tmp_path: Pat
         f"{BACKLOG:,} records of {RECORD:,} bytes, {handled:,} handled in {WATCHED:g} s; "
         f"{figures[0]:.0f} MiB, and {growth:+.1f} at the most",
     )
-    assert growth < 16
-    assert max(figures) < 350
+    assert growth < 24
