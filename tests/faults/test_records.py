@@ -100,11 +100,13 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Fa
             max_compaction_lag_ms="1",
         )
     )
-    # Ten keys with 60 values each, of which half are deleted in the end; then others, so that
+    # Ten keys with 61 values each, of which half are deleted in the end; then others, so that
     # the first segment is closed and may be compacted.
+    last = [(0, b"key-%d" % n, b"last" if n % 2 else None) for n in range(10)]
+    filler = (0, b"filler", b"x")  # of which one is left, so that there are gaps between
     await own.produce_pairs(
         [(0, b"key-%d" % (n % 10), b"%d" % n) for n in range(600)]
-        + [(0, b"key-%d" % n, None) for n in range(5)]
+        + [record for one in last for record in (one, filler, filler)]
     )
     left: list[tuple[int, bytes | None, bytes | None]] = []
     with trio.fail_after(PATIENCE):
@@ -138,10 +140,10 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Fa
             await own.wait_committed(ends)
     # It may have been compacted further meanwhile.
     assert set(seen) <= set(left)
-    last = {key: (offset, value) for offset, key, value in left}
-    assert {(o, k, v) for k, (o, v) in last.items() if k != b"roll"} <= set(seen)
+    final = {key: (offset, value) for offset, key, value in left}
+    assert {(o, k, v) for k, (o, v) in final.items() if k != b"roll"} <= set(seen)
     deleted = {key for _, key, value in seen if value is None}
-    assert deleted == {b"key-%d" % n for n in range(5)}, "tombstones are messages"
+    assert deleted == {b"key-%d" % n for n in range(0, 10, 2)}, "tombstones are messages"
     own.tell(
         "24",
         f"{len(seen)} records of {ends[0]} left by compaction, "
