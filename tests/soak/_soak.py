@@ -237,8 +237,10 @@ class Soak:
                 return True
             case "stop broker":
                 self._broker.pause()
-                await trio.sleep(deed.lasts)
-                self._broker.resume()
+                try:
+                    await trio.sleep(deed.lasts)
+                finally:  # the time may be over
+                    self._broker.resume()
                 return True
         running = self._running()
         if len(running) < 2:
