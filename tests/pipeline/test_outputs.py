@@ -325,8 +325,9 @@ async def test_bytes_of_outputs_count_against_the_bound(
     ) as pipeline:
         with trio.fail_after(200):
             await broker.wait_committed("t", 0, 2000)
-    # The first fetches come before anything is known of the outputs.
-    assert most < 400_000
+    # Of two million. The first fetches come before anything is known of the outputs: how many
+    # depends on how long handlers go on before others have their turn, which is real time.
+    assert most < 600_000
 
 
 @pytest.mark.parametrize(
