@@ -164,10 +164,9 @@ class Acknowledger:
         Raises:
             KafkaFailure: the broker refused for good.
         """
-        began_at = trio.current_time()
         with trio.move_on_after(_COMMIT_DEADLINE) as scope:
             try:
-                await self.commit()
+                await self._commit_all(is_tried_again=True)
             except trio.ClosedResourceError:
                 await trio.sleep_forever()  # the client has failed, and has said so
             except KafkaFailure as failure:
@@ -176,7 +175,7 @@ class Acknowledger:
                 _log.warning("commit refused, the partitions are being lost: %s", failure)
         if scope.cancelled_caught:
             _log.warning("no answer to a commit for %.0f s; trying again", _COMMIT_DEADLINE)
-            self._unanswered(began_at)
+            self._something_finished.value = True  # maybe nothing else will
             if self._asked and self._told is not None:
                 unanswered = KafkaFailure(
                     f"no answer to a commit for {_COMMIT_DEADLINE:g} s",
@@ -193,11 +192,16 @@ class Acknowledger:
         Raises:
             KafkaFailure: the broker refused for good, or this is not a member.
         """
+        await self._commit_all(is_tried_again=False)
+
+    async def _commit_all(self, *, is_tried_again: bool) -> None:
+        """As `commit`; one that is tried again when cancelled goes on waiting for an answer."""
         await self.settled()
         refused: str | None = None
         while True:
             async with self._lock:
                 asked_at = trio.current_time()
+                has_answer = False
                 try:
                     committed = await self._commit(
                         lambda: self._offsets(self._partitions.values()),
@@ -205,6 +209,7 @@ class Acknowledger:
                         self._note_asked,
                     )
                 except KafkaFailure as failure:
+                    has_answer = True
                     asked = self._asked
                     self._tell(asked, asked_at, failure)
                     if failure.code == _TOO_LONG and any(one.metadata for one in asked):
@@ -216,12 +221,14 @@ class Acknowledger:
                         _log.info("commit refused for now: %s", failure)
                     refused = failure.code
                 else:
+                    has_answer = True
                     if committed is not None:
                         self._note_committed(committed)
                         self._tell(self._asked, asked_at, committed)
                     return
                 finally:
-                    self._unanswered(math.inf)
+                    if has_answer or not is_tried_again:
+                        self._unanswered(math.inf)
             await trio.sleep(_RETRY_AFTER)
 
     async def commit_the_last(self, name: str) -> None:
