@@ -112,7 +112,7 @@ def faults(session: nox.Session) -> None:
         "-s",
         "-o",
         "faulthandler_timeout=1500",
-        *(session.posargs or ["tests/faults"]),
+        *(session.posargs or ["tests/faults", "tests/soak"]),
         env={"FAULTS": "in full"},
     )
 

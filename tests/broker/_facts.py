@@ -273,7 +273,8 @@ class Facts:
         return await trio.to_thread.run_sync(self._committed, limiter=self._limiter)
 
     def _committed(self) -> list[TopicPartition]:
-        deadline = time.monotonic() + PATIENCE
+        # Who is killed in a transaction leaves its offsets unsettled for a minute.
+        deadline = time.monotonic() + 4 * PATIENCE
         while True:
             try:
                 metadata = self._reader.list_topics(self.topic, timeout=PATIENCE)

@@ -21,8 +21,7 @@ def test_the_same_seed_has_the_same_deeds_and_all_kinds_come() -> None:
     assert 300 < sum(deed.after for deed in once) < 500, "one every 2 s"
 
 
-@pytest.mark.slow
-@pytest.mark.local_kafka
+@pytest.mark.faults
 def test_its_end_is_a_table_with_nothing_lost_nor_twice() -> None:
     done = subprocess.run(
         [
