@@ -27,8 +27,9 @@ __all__ = ["Beginnings"]
 COMMITTED_TIMEOUT: Final = 3.0
 """Seconds for the question in a rebalance, which takes a millisecond."""
 
-COMMITTED_AGAIN_TIMEOUT: Final = 1.0
-"""Seconds for the later ones, during which nothing is polled."""
+COMMITTED_AGAIN_TIMEOUT: Final = 0.25
+"""Seconds for the later ones, during which nothing is polled: there may be many, for Kafka does
+not tell while a transaction holds the offsets (of a process that was killed: for a minute)."""
 
 
 class Beginnings:
@@ -115,7 +116,7 @@ class Beginnings:
                 del self._unknown[TopicPartition(answer.topic, answer.partition)]
                 known.append(answer)
         self._ids = ids
-        self._again_at = time.monotonic() + AGAIN
+        self._again_at = time.monotonic() + 2 * AGAIN
         if not self._unknown:
             self._has_complained = False
         return known
