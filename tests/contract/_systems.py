@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -217,7 +218,17 @@ class RealKafka:
             producer.produce(topic, value=b"aborted", partition=partition)
             # Else it might never leave this producer, and nothing would be aborted.
             assert producer.flush(30.0) == 0
+            reader = Consumer({"bootstrap.servers": self._bootstrap, "group.id": "reader"})
+            place = ConfluentPartition(topic, partition)
+            _, before = reader.get_watermark_offsets(place, timeout=30.0)
             producer.abort_transaction(30.0)
+            # The broker writes the control record after it has answered: what is produced
+            # meanwhile would come before it.
+            deadline = time.monotonic() + 30
+            while reader.get_watermark_offsets(place, timeout=30.0)[1] == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            reader.close()
 
         await trio.to_thread.run_sync(abort)
 

@@ -126,7 +126,9 @@ async def test_cancelled_at_50_random_moments_exactly_the_finished_prefix_is_com
 # Case 30.
 
 
-@pytest.mark.parametrize("broker_is", ["killed", "stopped"])
+@pytest.mark.parametrize(
+    "broker_is", [pytest.param("killed", marks=pytest.mark.faults), "stopped"]
+)
 @pytest.mark.parametrize("left_by", ["a drain", "a cancellation"])
 async def test_leaving_without_a_broker_takes_no_longer_than_its_deadlines(
     own: Facts, own_broker: OwnBroker, broker_is: str, left_by: str

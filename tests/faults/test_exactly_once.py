@@ -148,7 +148,7 @@ async def test_kills_and_rebalances_neither_lose_nor_repeat_nor_disorder_anythin
     )
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.kafka_topic(partitions=PARTITIONS)
 @pytest.mark.parametrize("replaced", [False, True], ids=["by others", "by its own successor"])
 async def test_a_stopped_zombie_that_wakes_adds_nothing(

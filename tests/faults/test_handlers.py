@@ -245,7 +245,7 @@ def resident(pid: int) -> float:
     return pages * 4096 / MIB
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.kafka_topic(partitions=4)
 async def test_a_slow_sink_does_not_make_memory_grow(facts: Facts, tmp_path: Path) -> None:
     value = b"x" * RECORD

@@ -31,7 +31,7 @@ TOGGLES = 100 if IN_FULL else 20
 TEST_TIMEOUT = 600.0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.kafka_topic(partitions=KILLED_PARTITIONS)
 async def test_a_process_that_is_killed_again_and_again_loses_nothing(
     facts: Facts, tmp_path: Path
