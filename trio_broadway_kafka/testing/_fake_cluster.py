@@ -120,7 +120,7 @@ class Cluster:
         self._waiters = trio.lowlevel.ParkingLot()
         self._turns: dict[str, int] = {}  # by topic, of records without a key
         self.transactional: dict[str, object] = {}  # who has which transactional_id
-        self.chaos = ChaosRun(chaos or Chaos(), self)
+        self.chaos: ChaosRun = ChaosRun(chaos or Chaos(), self)
 
     # Waiting
 
