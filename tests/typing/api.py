@@ -51,6 +51,7 @@ from trio_broadway_kafka.dead_letters import (
     redrive,
 )
 from trio_broadway_kafka.instruments import Instrument as SameInstrument, LoggingInstrument
+from trio_broadway_kafka.testing import Chaos, FakeBroker, Fault, simulate
 
 instrument: type[Instrument] = SameInstrument
 
@@ -336,3 +337,17 @@ async def use() -> None:
 
 errors: list[type[BroadwayKafkaError]] = [ConfigError, KafkaFailure, MessageFailed, PipelineBug]
 value_error: type[ValueError] = ConfigError
+
+
+async def answer() -> int:
+    broker = FakeBroker(topics={"t": 1}, chaos=7)
+    FakeBroker(topics={"t": 1}, chaos=Chaos((Fault(1.0, "outage", lasts=2.0),), latency=0.1))
+    FakeBroker(chaos="7")  # type: ignore[arg-type]
+    Fault(1.0, "flood")  # type: ignore[arg-type]
+    assert_type(broker.faults, dict[str, int])
+    return 42
+
+
+assert_type(simulate(answer, 1), int)
+assert_type(simulate(answer, seed=1, horizon=60.0, steps=1000), int)
+assert_type(Chaos.from_seed(7, duration=10.0).faults, tuple[Fault, ...])
