@@ -65,13 +65,6 @@ def test_no_process_is_started_by_a_shell() -> None:
                 pytest.fail(f"{name}:{node.lineno} uses {node.attr}")
 
 
-def test_verification_of_certificates_and_host_names_is_left_on() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        assert '"enable.ssl.certificate.verification": False' not in text
-        assert '"ssl.endpoint.identification.algorithm": "none"' not in text
-
-
 def test_servers_of_ours_bind_to_this_machine_only() -> None:
     for name, tree in trees():
         for node in ast.walk(tree):

@@ -134,12 +134,19 @@ class Facts:
         """Show the figures of a case."""
         show(f"case {case} ({self.protocol}): {figures}")
 
-    def make_topic(self, partitions: int = 1, **config: str) -> None:
-        """Make the topic, with properties, whose dots are underscores. Blocks."""
-        names = {key.replace("_", "."): value for key, value in config.items()}
-        create_topic(
-            self.bootstrap, self.topic, partitions=partitions, config=names, timeout=PATIENCE
+    async def make_topic(
+        self, partitions: int = 1, *, topic: str | None = None, **config: str
+    ) -> str:
+        """Make the topic or another, with properties, whose dots are underscores. Returns its
+        name."""
+        name = topic or self.topic
+        properties = {key.replace("_", "."): value for key, value in config.items()}
+        await trio.to_thread.run_sync(
+            lambda: create_topic(
+                self.bootstrap, name, partitions=partitions, config=properties, timeout=PATIENCE
+            )
         )
+        return name
 
     @property
     def kafka(self) -> dict[str, object]:
@@ -400,6 +407,11 @@ class Log:
             self.finished.append(entry)
 
         return handle
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(partition, offset) of what was finished, each time that it was."""
+        return [(partition, offset) for _, partition, offset in self.finished]
 
     def offsets(self, partition: int, *, member: str | None = None) -> list[int]:
         """What was finished of a partition."""

@@ -86,4 +86,4 @@ async def test_while_kafka_does_not_tell_what_is_committed_nothing_is_read(
     assert asked >= 3
     assert sorted(log.offsets(0)) == list(range(100)), "each once"
     assert sorted(log.offsets(1)) == list(range(20))
-    assert len([line for line in caplog.messages if "nothing is read of them" in line]) == 1
+    assert len([line for line in caplog.messages if "nothing is read there" in line]) == 1

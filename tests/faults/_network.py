@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
-import trio
 
 from tests.broker._facts import Facts
 from tests.faults._proxy import Proxy, open_proxy
 from trio_broadway_kafka.testing import open_kafka_broker
-from trio_broadway_kafka.testing._topics import create_topic
 
 __all__ = ["IN_FULL", "Network", "network"]
 
@@ -54,10 +52,8 @@ async def network(request: pytest.FixtureRequest) -> AsyncIterator[Network]:
         async with broker:
             address = f"127.0.0.1:{proxy.port}"
             topic = f"faults-{uuid.uuid4().hex[:8]}"
-            await trio.to_thread.run_sync(
-                lambda: create_topic(address, topic, partitions=4, config={}, timeout=30.0)
-            )
             facts = Facts(address, topic, f"{topic}-group", request.param)
+            await facts.make_topic(4)
             try:
                 yield Network(proxy, facts, 4)
             finally:

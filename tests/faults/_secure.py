@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import trio
 import trustme
 from confluent_kafka.admin import (
     AclBinding,
@@ -144,7 +143,7 @@ async def secure(
 ) -> AsyncIterator[Secure]:
     topic = f"secure-{uuid.uuid4().hex[:8]}"
     facts = Secure(secure_broker, topic, request.param)
-    await trio.to_thread.run_sync(facts.make_topic)
+    await facts.make_topic()
     await facts.permit(
         ResourceType.TOPIC, topic, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.WRITE
     )

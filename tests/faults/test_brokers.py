@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -39,10 +41,8 @@ async def replicated(
     """A topic with three replicas, and a group."""
     await trio.to_thread.run_sync(lambda: three_nodes.restart(timeout=60))
     topic = f"faults-{uuid.uuid4().hex[:8]}"
-    await trio.to_thread.run_sync(
-        lambda: three_nodes.create_topic(topic, partitions=PARTITIONS)
-    )
     facts = Facts(three_nodes.bootstrap, topic, f"{topic}-group", request.param)
+    await facts.make_topic(PARTITIONS)
     for partition in range(PARTITIONS):
         await facts.produce(partition, EACH, keys=KEYS)
     yield facts
@@ -77,41 +77,55 @@ async def coordinator_of(facts: Facts) -> int:
                 return found.coordinator.id
 
 
+@asynccontextmanager
+async def working(
+    facts: Facts, case: int, faults: str, **options: Any
+) -> AsyncIterator[tuple[Log, Pipeline]]:
+    """A pipeline that handles the topic, 1,700 records a second. What the block does to it, it
+    survives: all is committed in the end, and what must hold has held."""
+    log = Log()
+    everything = dict.fromkeys(range(PARTITIONS), EACH)
+    settings = {"kafka": facts.kafka, "max_in_flight": IN_FLIGHT, **options}
+    with trio.fail_after(TEST_TIMEOUT):
+        async with (
+            watch_commits(facts, lambda: [log.finished]),
+            open_pipeline(
+                topics=[facts.topic],
+                stages=Stages(handle_message=log.handler(work), concurrency=50),
+                **settings,
+            ) as pipeline,
+        ):
+            yield log, pipeline
+            await facts.wait_committed(everything, within=120)
+    again = settle(
+        case,
+        facts.protocol,
+        everything,
+        log.places,
+        faults=faults,
+        at_most=ROUNDS * 7 * 1_700 + IN_FLIGHT,  # of 7 s each time
+    )
+    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+
+
+async def progress(log: Log, count: int) -> None:
+    """Wait until so many more are finished."""
+    goal = len(log.finished) + count
+    await until(lambda: len(log.finished) >= goal, within=60)
+
+
 @pytest.mark.faults
 async def test_a_leader_that_is_killed_is_waited_for(
     replicated: Facts, three_nodes: KafkaBroker
 ) -> None:
     """Case 14. The node comes back behind the others, and another one goes."""
-    facts = replicated
-    log = Log()
-    total = EACH * PARTITIONS
-    stages = Stages(handle_message=log.handler(work), concurrency=50)
-    everything = dict.fromkeys(range(PARTITIONS), EACH)
-    with trio.fail_after(TEST_TIMEOUT):
-        async with (
-            watch_commits(facts, lambda: [log.finished]),
-            open_pipeline(
-                kafka=facts.kafka, topics=[facts.topic], stages=stages, max_in_flight=IN_FLIGHT
-            ),
-        ):
-            for number in range(ROUNDS):
-                part = total * (number + 0.3) / ROUNDS
-                await until(lambda: len(log.finished) > part, within=120)  # noqa: B023
-                node = three_nodes.nodes[await leader_of(facts, number % PARTITIONS) - 1]
-                node.kill()
-                before = len(log.finished)
-                await until(lambda: len(log.finished) > before + 200, within=60)  # noqa: B023
-                await trio.to_thread.run_sync(node.restart)
-            await facts.wait_committed(everything, within=120)
-    again = settle(
-        14,
-        facts.protocol,
-        everything,
-        [(partition, offset) for _, partition, offset in log.finished],
-        faults=f"leaders killed: {ROUNDS}",
-        at_most=ROUNDS * 7 * 1_700 + IN_FLIGHT,  # of 7 s: 50 at once, each 0.03 s
-    )
-    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+    async with working(replicated, 14, f"leaders killed: {ROUNDS}") as (log, _):
+        for number in range(ROUNDS):
+            await progress(log, 1_500)
+            node = three_nodes.nodes[await leader_of(replicated, number % PARTITIONS) - 1]
+            node.kill()
+            await progress(log, 200)
+            await trio.to_thread.run_sync(node.restart)
 
 
 @pytest.mark.faults
@@ -119,10 +133,6 @@ async def test_a_coordinator_that_is_killed_during_a_commit_is_waited_for(
     replicated: Facts, three_nodes: KafkaBroker
 ) -> None:
     """Case 15. What it did not answer is committed again, computed anew."""
-    facts = replicated
-    log = Log()
-    total = EACH * PARTITIONS
-    everything = dict.fromkeys(range(PARTITIONS), EACH)
     unanswered = 0
 
     async def commit(pipeline: Pipeline) -> None:
@@ -131,40 +141,21 @@ async def test_a_coordinator_that_is_killed_during_a_commit_is_waited_for(
         await pipeline.commit()
         unanswered -= 1
 
-    with trio.fail_after(TEST_TIMEOUT):
-        async with (
-            watch_commits(facts, lambda: [log.finished]),
-            trio.open_nursery() as nursery,
-            open_pipeline(
-                kafka=facts.kafka,
-                topics=[facts.topic],
-                stages=Stages(handle_message=log.handler(work), concurrency=50),
-                commit_interval=0,
-                max_in_flight=IN_FLIGHT,
-            ) as pipeline,
-        ):
-            for number in range(ROUNDS):
-                part = total * (number + 0.3) / ROUNDS
-                await until(lambda: len(log.finished) > part, within=120)  # noqa: B023
-                node = three_nodes.nodes[await coordinator_of(facts) - 1]
-                while not unanswered:  # it is on its way as the node is killed
-                    nursery.start_soon(commit, pipeline)
-                    await trio.lowlevel.checkpoint()
-                node.kill()
-                before = len(log.finished)
-                await until(lambda: len(log.finished) > before + 200, within=60)  # noqa: B023
-                await until(lambda: not unanswered, within=60)
-                await trio.to_thread.run_sync(node.restart)
-            await facts.wait_committed(everything, within=120)
-    again = settle(
-        15,
-        facts.protocol,
-        everything,
-        [(partition, offset) for _, partition, offset in log.finished],
-        faults=f"coordinators killed during a commit: {ROUNDS}",
-        at_most=ROUNDS * 7 * 1_700 + IN_FLIGHT,
-    )
-    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+    faults = f"coordinators killed during a commit: {ROUNDS}"
+    async with (
+        trio.open_nursery() as nursery,
+        working(replicated, 15, faults, commit_interval=0) as (log, pipeline),
+    ):
+        for _ in range(ROUNDS):
+            await progress(log, 1_500)
+            node = three_nodes.nodes[await coordinator_of(replicated) - 1]
+            while not unanswered:  # it is on its way as the node is killed
+                nursery.start_soon(commit, pipeline)
+                await trio.lowlevel.checkpoint()
+            node.kill()
+            await progress(log, 200)
+            await until(lambda: not unanswered, within=60)
+            await trio.to_thread.run_sync(node.restart)
 
 
 @pytest.mark.faults
@@ -172,44 +163,21 @@ async def test_brokers_that_stand_still_for_longer_than_the_session_are_waited_f
     replicated: Facts, three_nodes: KafkaBroker
 ) -> None:
     """Case 16. All of them: nobody can tell who is a member, or take a commit."""
-    facts = replicated
-    log = Log()
-    everything = dict.fromkeys(range(PARTITIONS), EACH)
-    kafka = await facts.short_session(SESSION)
-    rounds = ROUNDS
-    with trio.fail_after(TEST_TIMEOUT):
-        async with (
-            watch_commits(facts, lambda: [log.finished]),
-            open_pipeline(
-                kafka=kafka,
-                topics=[facts.topic],
-                stages=Stages(handle_message=log.handler(work), concurrency=50),
-                max_in_flight=IN_FLIGHT,
-            ),
-        ):
-            for _ in range(rounds):
-                before = len(log.finished)
-                await until(lambda: len(log.finished) > before + 500, within=60)  # noqa: B023
-                three_nodes.pause()
-                await trio.sleep(3 * SESSION)
-                three_nodes.resume()
-            await facts.wait_committed(everything, within=120)
-    again = settle(
-        16,
-        facts.protocol,
-        everything,
-        [(partition, offset) for _, partition, offset in log.finished],
-        faults=f"all brokers stopped for {3 * SESSION:g} s: {rounds}",
-        at_most=rounds * 7 * 1_700 + IN_FLIGHT,
-    )
-    check_lanes([(p, o) for _, p, o in log.started], KEYS, again)
+    kafka = await replicated.short_session(SESSION)
+    faults = f"all brokers stopped for {3 * SESSION:g} s: {ROUNDS}"
+    async with working(replicated, 16, faults, kafka=kafka) as (log, _):
+        for _ in range(ROUNDS):
+            await progress(log, 500)
+            three_nodes.pause()
+            await trio.sleep(3 * SESSION)
+            three_nodes.resume()
 
 
 async def test_after_a_restart_of_the_broker_the_ends_are_known_again_at_once(
     own: Facts, own_broker: OwnBroker
 ) -> None:
     """librdkafka's answer to a question for the end was an old leader's epoch for 25 s."""
-    await trio.to_thread.run_sync(own.make_topic, PARTITIONS)
+    await own.make_topic(PARTITIONS)
     log = Log()
     took = 0.0
     with trio.fail_after(60):
@@ -231,7 +199,7 @@ async def test_after_a_restart_of_the_broker_the_ends_are_known_again_at_once(
         16,
         own.protocol,
         dict.fromkeys(range(PARTITIONS), 20),
-        [(partition, offset) for _, partition, offset in log.finished],
+        log.places,
         faults=f"brokers restarted: 2, caught up {took:.1f} s later",
         at_most=0,
     )

@@ -17,17 +17,24 @@ from trio_broadway_kafka._kafka._admin import Admin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-TRIED_AGAIN = {
-    "COORDINATOR_LOAD_IN_PROGRESS": 14,
-    "COORDINATOR_NOT_AVAILABLE": 15,
-    "NOT_COORDINATOR": 16,
+# Code: its number, how often it is answered, and how many records may be handled again.
+COORDINATORS = {
+    "COORDINATOR_LOAD_IN_PROGRESS": (14, 3, 0),
+    "COORDINATOR_NOT_AVAILABLE": (15, 3, 0),
+    "NOT_COORDINATOR": (16, 3, 0),
+    "UNKNOWN_MEMBER_ID": (25, 1, 100),
 }
 BY_PROTOCOL = {
     # The first of these makes librdkafka join anew: what was not committed is handled again.
-    "classic": {**TRIED_AGAIN, "ILLEGAL_GENERATION": 22, "REBALANCE_IN_PROGRESS": 27},
+    "classic": {
+        **COORDINATORS,
+        "ILLEGAL_GENERATION": (22, 3, 300),
+        "REBALANCE_IN_PROGRESS": (27, 3, 0),
+    },
     # Its brokers' only word for both.
-    "consumer": {**TRIED_AGAIN, "STALE_MEMBER_EPOCH": 113},
+    "consumer": {**COORDINATORS, "STALE_MEMBER_EPOCH": (113, 3, 0)},
 }
+SLOW = {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION"}  # the mock takes its time to let them in
 FOR_GOOD = {
     "INVALID_COMMIT_OFFSET_SIZE": 28,
     "TOPIC_AUTHORIZATION_FAILED": 29,
@@ -71,9 +78,7 @@ async def work(message: Message) -> None:
 @pytest.mark.parametrize(
     ("mocked", "code"),
     [
-        pytest.param(
-            protocol, code, marks=[pytest.mark.faults] if code == "ILLEGAL_GENERATION" else []
-        )
+        pytest.param(protocol, code, marks=[pytest.mark.faults] if code in SLOW else [])
         for protocol, codes in BY_PROTOCOL.items()
         for code in codes
     ],
@@ -82,6 +87,7 @@ async def work(message: Message) -> None:
 async def test_what_may_pass_is_tried_again(
     mocked: Facts, mock: MockCluster, code: str
 ) -> None:
+    number, times, again = BY_PROTOCOL[mocked.protocol][code]
     log = Log()
     await mocked.produce(0, RECORDS, keys=10)
     with trio.fail_after(TEST_TIMEOUT):
@@ -91,40 +97,15 @@ async def test_what_may_pass_is_tried_again(
             stages=Stages(handle_message=log.handler(work)),
             commit_interval=0.1,
         ):
-            mock.answer(OFFSET_COMMIT, [BY_PROTOCOL[mocked.protocol][code]] * 3)
+            mock.answer(OFFSET_COMMIT, [number] * times)
             await mocked.wait_committed({0: RECORDS})
     settle(
         18,
         mocked.protocol,
         {0: RECORDS},
-        [(partition, offset) for _, partition, offset in log.finished],
-        faults=f"commits answered with {code}: 3",
-        at_most=3 * RECORDS if code == "ILLEGAL_GENERATION" else 0,
-    )
-
-
-@pytest.mark.faults  # the mock takes its time
-async def test_who_is_no_member_any_more_joins_again_and_begins_at_what_is_committed(
-    mocked: Facts, mock: MockCluster
-) -> None:
-    log = Log()
-    await mocked.produce(0, RECORDS, keys=10)
-    with trio.fail_after(TEST_TIMEOUT):
-        async with open_pipeline(
-            kafka=settings_of(mocked),
-            topics=[mocked.topic],
-            stages=Stages(handle_message=log.handler(work)),
-            commit_interval=0.1,
-        ):
-            mock.answer(OFFSET_COMMIT, [25])
-            await mocked.wait_committed({0: RECORDS})
-    settle(
-        18,
-        mocked.protocol,
-        {0: RECORDS},
-        [(partition, offset) for _, partition, offset in log.finished],
-        faults="commits answered with UNKNOWN_MEMBER_ID: 1",
-        at_most=RECORDS,
+        log.places,
+        faults=f"commits answered with {code}: {times}",
+        at_most=again,
     )
 
 
@@ -157,7 +138,7 @@ async def test_what_is_refused_for_good_ends_the_pipeline_with_its_name(
         18,
         mocked.protocol,
         {0: RECORDS},
-        [(partition, offset) for _, partition, offset in log.finished],
+        log.places,
         faults=f"commits answered with {code}: 2",
         at_most=RECORDS,
     )

@@ -17,7 +17,6 @@ import pytest
 import trio
 
 from tests.broker._facts import Facts, MemberProcess, show, until
-from trio_broadway_kafka.testing._topics import create_topic
 
 IN_FULL = os.environ.get("FAULTS") == "in full"
 
@@ -29,16 +28,6 @@ PARTITIONS = 6
 KEYS = 60
 SESSION = 3.0  # seconds
 TEST_TIMEOUT = 900.0 if IN_FULL else 120.0
-
-
-async def output_topic(facts: Facts) -> str:
-    topic = f"{facts.topic}-out"
-    await trio.to_thread.run_sync(
-        lambda: create_topic(
-            facts.bootstrap, topic, partitions=PARTITIONS, config={}, timeout=30.0
-        )
-    )
-    return topic
 
 
 def copier(name: str, to: str, **options: object) -> dict[str, Any]:
@@ -74,7 +63,7 @@ async def test_kills_and_rebalances_neither_lose_nor_repeat_nor_disorder_anythin
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     show(f"seed {seed}")
-    to = await output_topic(facts)
+    to = await facts.make_topic(PARTITIONS, topic=f"{facts.topic}-out")
     each = RECORDS // PARTITIONS
     expected: dict[bytes, list[bytes]] = {}
     for partition in range(PARTITIONS):
@@ -155,7 +144,7 @@ async def test_a_stopped_zombie_that_wakes_adds_nothing(
     facts: Facts, tmp_path: Path, replaced: bool
 ) -> None:
     """It has handled messages whose outputs wait for the next transaction."""
-    to = await output_topic(facts)
+    to = await facts.make_topic(PARTITIONS, topic=f"{facts.topic}-out")
     expected = {
         b"key-%d" % partition: [b"%d-%d" % (partition, number) for number in range(200)]
         for partition in range(PARTITIONS)

@@ -23,7 +23,6 @@ from trio_broadway_kafka import (
     Stages,
     open_pipeline,
 )
-from trio_broadway_kafka.testing._topics import create_topic
 
 PARTITIONS = 3
 EACH = 100
@@ -78,7 +77,7 @@ async def test_under_stop_each_run_ends_with_the_handlers_error_and_the_next_goe
         10,
         facts.protocol,
         everything,
-        [(partition, offset) for _, partition, offset in log.finished],
+        log.places,
         faults=f"Stop, handlers that raised once: {len(mended)} in {runs - 1} runs",
         at_most=runs * 16 * PARTITIONS,
     )
@@ -89,10 +88,7 @@ async def test_under_stop_each_run_ends_with_the_handlers_error_and_the_next_goe
 async def test_under_each_other_policy_all_is_settled_once(facts: Facts, policy: str) -> None:
     for partition in range(PARTITIONS):
         await facts.produce(partition, EACH, keys=7)
-    letters = f"{facts.topic}-letters"
-    await trio.to_thread.run_sync(
-        lambda: create_topic(facts.bootstrap, letters, partitions=1, config={}, timeout=30)
-    )
+    letters = await facts.make_topic(topic=f"{facts.topic}-letters")
     log = Log()
     failed: Counter[tuple[int, int]] = Counter()
     chosen: FailurePolicy = {
@@ -122,7 +118,7 @@ async def test_under_each_other_policy_all_is_settled_once(facts: Facts, policy:
             now = pipeline.statistics()
     bad = {(p, offset) for p in range(PARTITIONS) for offset in (5, 38, 71)}
     assert failed.keys() == bad
-    finished = [(partition, offset) for _, partition, offset in log.finished]
+    finished = log.places
     if policy in ("Skip", "DeadLetter"):
         assert set(finished).isdisjoint(bad)
         finished += bad
@@ -151,10 +147,7 @@ async def test_a_poison_record_is_a_dead_letter_before_its_offset_is_committed(
     facts: Facts,
 ) -> None:
     await facts.produce(0, 100)
-    letters = f"{facts.topic}-letters"
-    await trio.to_thread.run_sync(
-        lambda: create_topic(facts.bootstrap, letters, partitions=1, config={}, timeout=30)
-    )
+    letters = await facts.make_topic(topic=f"{facts.topic}-letters")
     dead = Facts(facts.bootstrap, letters, facts.group, facts.protocol)
     looked = 0
 
@@ -218,9 +211,7 @@ async def test_while_the_dead_letter_topic_is_away_nothing_is_committed_past_the
         ):
             await trio.sleep_forever()
     assert await facts.committed() == {0: 7}
-    await trio.to_thread.run_sync(
-        lambda: create_topic(facts.bootstrap, letters, partitions=1, config={}, timeout=30)
-    )
+    await facts.make_topic(topic=letters)
     with trio.fail_after(TEST_TIMEOUT):
         async with open_pipeline(kafka=facts.kafka, topics=[facts.topic], stages=stages):
             await facts.wait_committed({0: 20})
@@ -230,7 +221,7 @@ async def test_while_the_dead_letter_topic_is_away_nothing_is_committed_past_the
         11,
         facts.protocol,
         {0: 20},
-        [(0, 7), *((partition, offset) for _, partition, offset in log.finished)],
+        [(0, 7), *log.places],
         faults="dead-letter topics away: 1",
         at_most=12,
     )

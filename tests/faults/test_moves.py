@@ -292,7 +292,7 @@ async def test_a_member_that_was_stopped_beyond_its_session_commits_over_nobody(
                 await facts.wait_committed({0: 600, 1: 600})
         stopped.signal(signal.SIGINT)
         assert await stopped.wait() == 0
-    everything = Counter([*stopped.events("end"), *((p, o) for _, p, o in log.finished)])
+    everything = Counter([*stopped.events("end"), *log.places])
     assert set(everything) == {(p, o) for p in (0, 1) for o in range(600)}
     assert at_work <= {(p, o) for _, p, o in log.finished}, "handled again by the new owner"
     assert "UNKNOWN_MEMBER_ID" in stopped.stderr or ": lost <" in stopped.stderr
@@ -350,7 +350,7 @@ async def test_a_blocked_loop_loses_its_partitions_joins_again_and_nothing_is_lo
                 await facts.wait_committed({0: 250, 1: 250})
         blocked.signal(signal.SIGINT)
         assert await blocked.wait() == 0
-    everything = Counter([*blocked.events("end"), *((p, o) for _, p, o in log.finished)])
+    everything = Counter([*blocked.events("end"), *log.places])
     assert set(everything) == {(p, o) for p in (0, 1) for o in range(250)}
     assert ("", 0, 50) in log.finished, "what was at work as it was lost is handled again"
     again = everything.total() - 500

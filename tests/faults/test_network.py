@@ -33,7 +33,7 @@ def check(case: int, log: Log, network: Network, faults: str, outages: int) -> N
         case,
         network.facts.protocol,
         dict.fromkeys(range(network.partitions), EACH),
-        [(partition, offset) for _, partition, offset in log.finished],
+        log.places,
         faults=faults,
         # Of each: what was in flight, and the work of 7 s, of 50 handlers at 0.03 s each.
         at_most=outages * (IN_FLIGHT + 7 * 1_700),

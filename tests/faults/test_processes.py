@@ -210,7 +210,7 @@ async def test_a_storm_of_members_that_join_and_leave_loses_nothing(facts: Facts
         3,
         facts.protocol,
         everything,
-        [(partition, offset) for _, partition, offset in log.finished],
+        log.places,
         faults=f"{deeds['joined']} joined, {deeds['left']} left, "
         f"{deeds['cancelled']} were cancelled",
         at_most=STORM_RECORDS // 5,

@@ -92,13 +92,11 @@ async def test_a_transactional_topic_that_was_read_to_its_end_shows_lag_0(
 
 
 async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Facts) -> None:
-    await trio.to_thread.run_sync(
-        lambda: own.make_topic(
-            cleanup_policy="compact",
-            segment_ms="50",
-            min_cleanable_dirty_ratio="0.001",
-            max_compaction_lag_ms="1",
-        )
+    await own.make_topic(
+        cleanup_policy="compact",
+        segment_ms="50",
+        min_cleanable_dirty_ratio="0.001",
+        max_compaction_lag_ms="1",
     )
     # Ten keys with 61 values each, of which half are deleted in the end; then others, so that
     # the first segment is closed and may be compacted.
@@ -156,7 +154,7 @@ async def test_what_compaction_leaves_is_handled_and_its_gaps_are_passed(own: Fa
 
 async def _out_of_range(facts: Facts) -> None:
     """The group has committed 50, and what lies before 80 is deleted."""
-    await trio.to_thread.run_sync(facts.make_topic)
+    await facts.make_topic()
     await facts.produce(0, 100)
     offsets = [TopicPartition(facts.topic, 0, 50)]
     await result_of(
@@ -220,7 +218,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_parti
     own: Facts, own_broker: OwnBroker
 ) -> None:
     broker, _ = own_broker
-    await trio.to_thread.run_sync(own.make_topic)
+    await own.make_topic()
     await own.produce(0, 100)
     log = Log()
     values: list[bytes | None] = []
@@ -238,7 +236,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_parti
         ):
             await own.wait_committed({0: 100})
             await trio.to_thread.run_sync(broker.delete_topic, own.topic)
-            await trio.to_thread.run_sync(own.make_topic)
+            await own.make_topic()
             await own.produce_pairs([(0, b"k", b"new-%d" % n) for n in range(30)])
             await until(lambda: b"new-29" in values, within=60)
             await own.wait_committed({0: 30})
@@ -263,7 +261,7 @@ async def test_a_topic_made_anew_is_read_from_its_beginning_and_so_are_new_parti
 
 
 async def test_a_record_larger_than_every_bound_is_handled(own: Facts) -> None:
-    await trio.to_thread.run_sync(own.make_topic)
+    await own.make_topic()
     large = b"x" * 900_000
     await own.produce_pairs(
         [(0, b"k", large if n in (3, 4, 9) else b"small") for n in range(20)]
@@ -289,7 +287,7 @@ async def test_a_record_larger_than_every_bound_is_handled(own: Facts) -> None:
 async def test_an_output_that_is_too_large_ends_the_pipeline_and_nothing_is_committed(
     own: Facts,
 ) -> None:
-    await trio.to_thread.run_sync(own.make_topic)
+    await own.make_topic()
     await own.produce(0, 5)
 
     async def handle(message: Message) -> None:
@@ -319,7 +317,7 @@ async def test_damaged_records_end_the_pipeline_and_nothing_is_committed_past_th
     own: Facts, own_broker: OwnBroker
 ) -> None:
     broker, folder = own_broker
-    await trio.to_thread.run_sync(own.make_topic)
+    await own.make_topic()
     for value in (b"good-0", b"DAMAGE", b"good-2", b"good-3"):
         await own.produce_pairs([(0, b"k", value)])  # each in a batch of its own
     await trio.to_thread.run_sync(broker.stop)

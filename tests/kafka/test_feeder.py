@@ -22,7 +22,7 @@ from confluent_kafka import (
     TopicPartition as Native,
 )
 
-from trio_broadway_kafka._kafka import _beginnings, _feeder, _partitions, _starts
+from trio_broadway_kafka._kafka import _feeder, _partitions, _waiting
 from trio_broadway_kafka._kafka._client import (
     AssignedPartition,
     Chunk,
@@ -262,7 +262,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     clock = Clock()
-    for module in (_beginnings, _feeder, _partitions, _starts):
+    for module in (_feeder, _partitions, _waiting):
         monkeypatch.setattr(module, "time", clock)
 
     scene = Scene(clock)
@@ -836,6 +836,26 @@ def test_what_waits_and_is_taken_away_begins_no_more(scene: Scene) -> None:
     scene.clock.now += 1
     scene.turn()
     assert (scene.reports, scene.owned, scene.failures) == ([], {}, [])
+
+
+def test_a_start_that_comes_late_has_its_topics_id_though_others_were_asked_for(
+    scene: Scene,
+) -> None:
+    scene.feeder._beginnings.starts = Starts(
+        cast(Consumer, scene.consumer), "latest", scene.reported
+    )
+    scene.own(T0)  # it waits for its start
+    scene.consumer.ends = 5
+    scene.rebalance("assign", TopicPartition("another", 0))
+    scene.clock.now += 1
+    scene.turn()
+    assert scene.owned[T0].topic_id == "id of t"
+
+
+def test_who_is_no_member_any_more_waits_for_its_loss(scene: Scene) -> None:
+    scene.consumer.committed_error = KafkaError.UNKNOWN_MEMBER_ID
+    scene.own(T0)
+    assert (scene.owned, scene.failures) == ({}, [])
 
 
 def test_a_member_that_may_not_know_what_is_committed_ends(scene: Scene) -> None:

@@ -19,7 +19,7 @@ from confluent_kafka import (
 )
 
 from trio_broadway_kafka import KafkaFailure
-from trio_broadway_kafka._kafka import _starts
+from trio_broadway_kafka._kafka import _waiting
 from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
 from trio_broadway_kafka._kafka._config import ClientConfig
 from trio_broadway_kafka._kafka._partitions import Partitions
@@ -114,7 +114,7 @@ class Scene:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(_starts, "time", clock)
+    monkeypatch.setattr(_waiting, "time", clock)
     return clock
 
 
@@ -161,7 +161,7 @@ def test_what_has_no_answer_waits_and_is_looked_up_every_half_second(
         clock.now += 0.5
         assert scene.starts.is_due()
         scene.starts.look_up(scene.starts.waiting)
-    assert caplog.text.count("nothing is read of it until then") == 1
+    assert caplog.text.count("nothing is read there until then") == 1
     scene.consumer.down = None
     scene.consumer.offsets = {(T0, OFFSET_END): 5, (T1, OFFSET_END): 7}
     assert scene.starts.look_up(scene.starts.waiting) == {T0: 5, T1: 7}

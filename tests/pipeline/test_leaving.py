@@ -11,6 +11,7 @@ import trio.testing
 
 from trio_broadway_kafka import Message, Pipeline, Skip, Stages, open_pipeline
 from trio_broadway_kafka._kafka._client import ClientEvents, Session, TopicPartition
+from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka.testing import FakeBroker
 from trio_broadway_kafka.testing._fake_client import FakeClient
 
@@ -185,6 +186,29 @@ async def test_a_handlers_exception_leaves_the_block_with_a_note_and_is_not_ackn
     assert error.__notes__ == ["while handling t/0@6 (attempt 1)"]
     assert handled == [0, 1, 2, 3, 4, 5]
     assert broker.committed("t", 0) == 6
+
+
+async def test_a_fault_of_ours_as_it_ends_does_not_hold_the_block_open(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = _broker(messages=2)
+
+    def drop(self: PartitionLanes, partition: object) -> None:
+        monkeypatch.undo()
+        raise LookupError("lanes are broken")
+
+    async def fail(message: Message) -> None:
+        monkeypatch.setattr(PartitionLanes, "drop", drop)
+        raise ValueError("bad")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(LookupError), flatten_subgroups=True):
+        async with open_pipeline(
+            client=broker.client(),
+            topics=["t"],
+            stages=Stages(handle_message=fail, ordering="partition", concurrency=2),
+        ):
+            await trio.sleep_forever()
+    assert trio.current_time() < 1
 
 
 async def test_a_handlers_exception_and_the_blocks_own_leave_in_one_flat_group(

@@ -10,15 +10,12 @@ wrong is a list of sentences.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-from unittest import mock
 
 import trio
 
@@ -35,10 +32,8 @@ from trio_broadway_kafka import (
     Retry,
     Skip,
     Stages,
-    _connect,
     open_pipeline,
 )
-from trio_broadway_kafka._assignment import Assignment
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._offset_map import decode
 from trio_broadway_kafka._model._options import Ordering
@@ -556,11 +551,8 @@ def key_of(message: Message) -> bytes | None:
 def run(seed: int, *, failing: bool) -> World:
     rng = random.Random(f"{failing} {seed}")
     world = World(rng, failing=failing)
-    looked = itertools.count()  # at the clock: each look is past due
-    hurried = partial(Assignment, clock=looked.__next__)
     try:
-        with mock.patch.object(_connect, "Assignment", hurried):
-            simulate(world.main, rng, horizon=300.0, steps=300_000)
+        simulate(world.main, rng, horizon=300.0, steps=300_000)
     except trio.TooSlowError:
         world.wrong.append("it came to a stop")
     except OutOfSteps:

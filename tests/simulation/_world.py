@@ -7,7 +7,6 @@ handler would be the handler's own.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Hashable, Iterator
@@ -111,7 +110,6 @@ class World:
             self.lanes,
             want=self.want,
             finished=None,
-            clock=itertools.count().__next__,  # each look at it is past due
         )
         self.states = [PartitionOffsets("t", n, 0) for n in range(len(plan.messages))]
         self.assignment.add(self.states)

@@ -22,7 +22,6 @@ from confluent_kafka import Message as Record, Producer
 from tests.broker._facts import Facts, MemberProcess, until
 from tests.soak._schedule import MAX_MEMBERS, Deed, schedule
 from trio_broadway_kafka.testing import KafkaBroker
-from trio_broadway_kafka.testing._topics import create_topic
 
 __all__ = ["Soak", "Totals"]
 
@@ -110,13 +109,9 @@ class Soak:
 
     async def run(self) -> Totals:
         """Run it, and count."""
-        await trio.to_thread.run_sync(self._facts.make_topic, PARTITIONS)
+        await self._facts.make_topic(PARTITIONS)
         for topic in self._topics:
-            await trio.to_thread.run_sync(
-                lambda topic=topic: create_topic(
-                    self._facts.bootstrap, topic, partitions=PARTITIONS, config={}, timeout=30
-                )
-            )
+            await self._facts.make_topic(PARTITIONS, topic=topic)
         self._kafka = await self._facts.short_session(SESSION)
         try:
             async with trio.open_nursery() as nursery:

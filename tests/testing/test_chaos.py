@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 
@@ -157,8 +158,20 @@ def test_a_deadlock_and_a_loop_that_spins_are_found() -> None:
 
     with pytest.raises(trio.TooSlowError):
         simulate(trio.sleep_forever, 1, horizon=10)
-    with pytest.raises(OutOfSteps):
+    with pytest.raises(OutOfSteps, match=r"more than 1000 steps$"):
         simulate(spin, 1, steps=1000)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_spins_in_spite_of_its_cancellation_is_found() -> None:
+    async def spin() -> None:
+        with trio.CancelScope(shield=True):
+            while True:
+                await trio.lowlevel.checkpoint()
+
+    with pytest.raises(OutOfSteps, match="as many again after all was cancelled"):
+        simulate(spin, 1, steps=1000)
+    gc.collect()  # trio's tasks were left where they were, and complain of it
 
 
 def test_what_the_program_returns_and_raises_comes_out() -> None:

@@ -7,7 +7,7 @@ import pytest
 from trio_broadway_kafka._kafka import _translate
 from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._errors import KafkaFailure
-from trio_broadway_kafka.testing import _fake_cluster
+from trio_broadway_kafka.testing import _fake_failures
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
 from trio_broadway_kafka.testing._fake_group import Member, assign_sticky
 from trio_broadway_kafka.testing._fake_reader import share_out
@@ -45,7 +45,7 @@ def test_a_message_reads_as_confluents_does() -> None:
 
 
 def test_it_calls_retriable_what_the_real_client_does() -> None:
-    assert _fake_cluster.RETRIABLE == _translate._RETRIABLE
+    assert _fake_failures.RETRIABLE == _translate._RETRIABLE
 
 
 def test_what_does_not_exist_is_named() -> None:

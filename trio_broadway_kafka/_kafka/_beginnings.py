@@ -8,21 +8,26 @@ it, paused, and Kafka is asked again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition as Native
+from confluent_kafka import Consumer, KafkaException, TopicPartition as Native
 
 from trio_broadway_kafka._kafka._client import AssignedPartition, TopicPartition
 from trio_broadway_kafka._kafka._partitions import Partitions, TopicIds
-from trio_broadway_kafka._kafka._reports import Reports, logger
-from trio_broadway_kafka._kafka._starts import AGAIN, Starts
-from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
+from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._starts import Starts
+from trio_broadway_kafka._kafka._translate import error_of
+from trio_broadway_kafka._kafka._waiting import Waiting
 from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._moments import StartFrom
 
 __all__ = ["Beginnings"]
+
+ASKING: Final = "asking for committed offsets"
+
+AGAIN: Final = 1.0
+"""Seconds between two tries."""
 
 COMMITTED_TIMEOUT: Final = 3.0
 """Seconds for the question in a rebalance, which takes a millisecond."""
@@ -61,16 +66,14 @@ class Beginnings:
         self._topic_ids = topic_ids
         self._first_offset = first_offset
         # Assigned, and it is not known what the group has committed of it.
-        self._unknown: dict[TopicPartition, Native] = {}
-        self._ids: Mapping[str, str] = {}
-        self._again_at = 0.0
-        self._has_complained = False
+        self._unknown = Waiting(reports, AGAIN)
+        self._ids: dict[str, str] = {}
 
     def assign(self, partitions: Sequence[Native]) -> list[AssignedPartition]:
         """Begin what librdkafka has been given, in its callback; what can't yet waits."""
         known = self._ask(partitions, COMMITTED_TIMEOUT)
         starts = self._starts_of(known)
-        waiting = [*self._unknown.values(), *self.starts.waiting]
+        waiting = [*self._unknown.partitions.values(), *self.starts.waiting]
         if starts or waiting:
             self.starts.assign(partitions, starts, waiting)
             self._partitions.pause_unowned(waiting)
@@ -79,8 +82,9 @@ class Beginnings:
     def again(self) -> list[AssignedPartition]:
         """Ask again for what waits, if it is time to. Returns what begins."""
         begun: list[AssignedPartition] = []
-        if self._unknown and time.monotonic() >= self._again_at:
-            known = self._ask(list(self._unknown.values()), COMMITTED_AGAIN_TIMEOUT)
+        if self._unknown.is_due():
+            unknown = list(self._unknown.partitions.values())
+            known = self._ask(unknown, COMMITTED_AGAIN_TIMEOUT)
             starts = self._starts_of(known)
             begun += self._begin(known, starts)
             self._seek(begun)
@@ -94,31 +98,28 @@ class Beginnings:
     def forget(self, partitions: Sequence[Native]) -> None:
         """These are not ours any more."""
         self.starts.forget(partitions)
-        for p in partitions:
-            self._unknown.pop(TopicPartition(p.topic, p.partition), None)
+        self._unknown.forget(partitions)
 
     def _ask(self, partitions: Sequence[Native], timeout: float) -> list[Native]:
         """What is committed of these, as far as Kafka tells; the rest waits."""
         for p in partitions:
-            self._unknown[TopicPartition(p.topic, p.partition)] = p
+            self._unknown.partitions[TopicPartition(p.topic, p.partition)] = p
         answers: list[Native] = []
         try:
             answers = self._consumer.committed(list(partitions), timeout=timeout)
         except KafkaException as exception:
-            self._complain(error_of(exception))
+            self._unknown.complain(error_of(exception), ASKING)
         known: list[Native] = []
         # Anew each time: a topic may have been made anew under the same name.
         ids = self._topic_ids({p.topic for p in answers}) if answers else {}
         for answer in answers:
             if answer.error is not None:
-                self._complain(answer.error)
+                self._unknown.complain(answer.error, ASKING)
             elif answer.offset < 0 or not answer.metadata or answer.topic in ids:
-                del self._unknown[TopicPartition(answer.topic, answer.partition)]
+                del self._unknown.partitions[TopicPartition(answer.topic, answer.partition)]
                 known.append(answer)
-        self._ids = ids
-        self._again_at = time.monotonic() + 2 * AGAIN
-        if not self._unknown:
-            self._has_complained = False
+        self._ids.update(ids)  # some begin later, when their start is known
+        self._unknown.asked()
         return known
 
     def _starts_of(self, known: Sequence[Native]) -> dict[TopicPartition, int]:
@@ -156,11 +157,3 @@ class Beginnings:
                 return
             offsets[TopicPartition(one.topic, one.partition)] = offset
         self._partitions.seek(offsets)
-
-    def _complain(self, error: KafkaError) -> None:
-        trouble = failure(error, "asking for committed offsets")
-        if not is_retriable(error) and error.name() not in GONE:
-            self._reports.fail(trouble)
-        elif not self._has_complained:
-            self._has_complained = True
-            logger.warning("%s; trying again, nothing is read of them until then", trouble)

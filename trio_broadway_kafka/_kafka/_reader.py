@@ -77,11 +77,11 @@ class Reader:
     def _keep(self, message: Message) -> PartitionEnd | None:
         if message.error() is None:
             owned = self._partitions.get(message.topic(), message.partition())
-            if owned is not None and not self._is_damaged(message):
+            if owned is not None and not (self._damaged and self._is_damaged(message)):
                 owned.next = cast(int, message.offset()) + 1
                 self._kept.append((owned, message))
             return None
-        found = None if self._is_damaged(message) else self._end(message)
+        found = self._end(message)
         if found is None:
             return None
         owned, end = found
@@ -96,7 +96,7 @@ class Reader:
     ) -> list[Message]:
         good: list[Message] = []
         for message in messages:
-            if self._is_damaged(message):
+            if self._damaged and self._is_damaged(message):
                 continue
             if message.error() is None:
                 good.append(message)
@@ -118,7 +118,7 @@ class Reader:
             self._reports.message_error(error, topic, partition)
             return None
         owned = self._partitions.get(topic, partition)
-        if owned is None:
+        if owned is None or self._is_damaged(message):
             return None
         # The EOF's own offset is behind control records and what was compacted away.
         offset = cast(int, message.offset())

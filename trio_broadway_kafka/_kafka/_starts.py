@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -18,8 +17,9 @@ from confluent_kafka import (
 )
 
 from trio_broadway_kafka._kafka._client import OffsetCommit, TopicPartition
-from trio_broadway_kafka._kafka._reports import Reports, logger
-from trio_broadway_kafka._kafka._translate import GONE, error_of, failure, is_retriable
+from trio_broadway_kafka._kafka._reports import Reports
+from trio_broadway_kafka._kafka._translate import error_of
+from trio_broadway_kafka._kafka._waiting import Waiting
 from trio_broadway_kafka._model._moments import StartFrom, milliseconds
 
 __all__ = ["Starts"]
@@ -45,18 +45,16 @@ class Starts:
     def __init__(self, consumer: Consumer, start_from: StartFrom, reports: Reports) -> None:
         self._consumer = consumer
         self._start_from = start_from
-        self._reports = reports
         # Where each has started and what was committed then; None once a commit counts.
         self._begun: dict[TopicPartition, tuple[int, int] | None] = {}
-        # Assigned and not looked up yet, each with its committed offset.
-        self._waiting: dict[TopicPartition, Native] = {}
-        self._again_at = 0.0
-        self._has_complained = False
+        self._waiting = Waiting(reports, AGAIN)
+        self.forget = self._waiting.forget
+        self.is_due = self._waiting.is_due
 
     @property
     def waiting(self) -> list[Native]:
         """What waits for its start, with the committed offsets."""
-        return list(self._waiting.values())
+        return list(self._waiting.partitions.values())
 
     def first(self, committed: Iterable[Native]) -> list[Native]:
         """Those of `committed` that are assigned for the first time, to be looked up."""
@@ -105,19 +103,11 @@ class Starts:
                 raise
             self._consumer.assign(explicit)  # an eager assignor: these are all there are
 
-    def forget(self, partitions: Iterable[Native]) -> None:
-        """These are not ours any more."""
-        for p in partitions:
-            self._waiting.pop(TopicPartition(p.topic, p.partition), None)
-
-    def is_due(self) -> bool:
-        """Whether what waits is to be looked up again."""
-        return bool(self._waiting) and time.monotonic() >= self._again_at
-
     def look_up(self, committed: Sequence[Native]) -> dict[TopicPartition, int]:
         """The starts of these; what is missing among them waits."""
         for native in committed:
-            self._waiting.setdefault(TopicPartition(native.topic, native.partition), native)
+            place = TopicPartition(native.topic, native.partition)
+            self._waiting.partitions.setdefault(place, native)
         found: dict[TopicPartition, int] = {}
         match self._start_from:
             case datetime() as when:
@@ -131,10 +121,8 @@ class Starts:
             case _:
                 found = self._offsets(committed, OFFSET_END)
         for place, start in found.items():
-            self._begun[place] = (start, self._waiting.pop(place).offset)
-        if not self._waiting:
-            self._has_complained = False
-        self._again_at = time.monotonic() + AGAIN
+            self._begun[place] = (start, self._waiting.partitions.pop(place).offset)
+        self._waiting.asked()
         return found
 
     def _offsets(self, partitions: Sequence[Native], at: int) -> dict[TopicPartition, int]:
@@ -162,10 +150,5 @@ class Starts:
         return found
 
     def _complain(self, error: KafkaError, about: Native) -> None:
-        doing = f"looking up where {about.topic} [{about.partition}] starts"
-        trouble = failure(error, doing)
-        if not is_retriable(error) and error.name() not in GONE:
-            self._reports.fail(trouble)
-        elif not self._has_complained:
-            self._has_complained = True
-            logger.warning("%s; trying again, nothing is read of it until then", trouble)
+        where = f"{about.topic} [{about.partition}]"
+        self._waiting.complain(error, f"looking up where {where} starts")

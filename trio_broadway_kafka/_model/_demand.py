@@ -74,9 +74,9 @@ class Demand:
 
     def unanswered(self, since: float) -> None:
         """A commit has had no answer since then; inf: it has one, or nobody waits for it."""
-        self._unanswered_since = min(since, self._unanswered_since)
-        if math.isinf(since):
-            self._unanswered_since = since
+        # A try that is made again counts from the first one.
+        earlier = math.inf if math.isinf(since) else self._unanswered_since
+        self._unanswered_since = min(since, earlier)
 
     def awaits_commit(self, now: float) -> bool:
         """Whether nothing new is to be taken until a commit is answered."""

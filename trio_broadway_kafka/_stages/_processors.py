@@ -130,11 +130,13 @@ class Processors:
         """The current task is one no longer."""
         self.tasks.discard(trio.lowlevel.current_task())
         self.running -= 1
-        if self._left == len(self.all):
-            self.stop()
+        is_first = self._left == len(self.all)
+        # Before what may raise: closing waits for it, shielded.
         self._left -= 1
         if not self._left:
             self._ended.set()
+        if is_first:
+            self.stop()
 
     async def park(self) -> None:
         """Wait for something to take."""

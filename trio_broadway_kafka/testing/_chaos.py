@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from trio_broadway_kafka.testing._fake_cluster import Cluster, Operation
+    from trio_broadway_kafka.testing._fake_cluster import Cluster
+    from trio_broadway_kafka.testing._fake_failures import Operation
     from trio_broadway_kafka.testing._fake_group import Group, Member
 
 __all__ = ["Chaos", "ChaosRun", "Fault", "FaultKind"]
@@ -155,7 +156,7 @@ class ChaosRun:
             return
         self._began = True
         for fault in self._plan.faults:
-            self._at(now + fault.at, partial(self._make, fault))
+            self._at(now + fault.at, partial(self._make, fault, now + fault.at))
 
     def latency(self, operation: Operation, sent_at: float) -> float:
         """Seconds that a request takes, always the same for the same request."""
@@ -180,20 +181,20 @@ class ChaosRun:
     def _at(self, time: float, deed: Callable[[], object]) -> None:
         heapq.heappush(self._due, (time, next(self._numbers), deed))
 
-    def _make(self, fault: Fault) -> None:
+    def _make(self, fault: Fault, now: float) -> None:
         match fault.kind:
             case "revoke" | "lose":
                 has_happened = self._move(fault)
             case "freeze":
-                has_happened = self._freeze(fault)
+                has_happened = self._freeze(fault, now)
             case "outage":
                 self._outages += 1
                 self._cluster.running = False
-                self._at(self._now(fault), self._end_outage)
+                self._at(now + fault.lasts, self._end_outage)
                 has_happened = True
             case "slow":
                 self._slow += 1
-                self._at(self._now(fault), self._end_slow)
+                self._at(now + fault.lasts, self._end_slow)
                 has_happened = True
             case "gap":
                 logs = [log for logs in self._cluster.topics.values() for log in logs]
@@ -202,12 +203,9 @@ class ChaosRun:
             case _:
                 codes = _CODES[fault.kind]
                 code = codes[fault.target % len(codes)]
-                self._cluster.add_failures(fault.kind, code, 1 + fault.target % 3)
+                self._cluster.failures.add(fault.kind, code, 1 + fault.target % 3)
                 has_happened = True
         self.happened[fault.kind] += has_happened
-
-    def _now(self, fault: Fault) -> float:
-        return self._cluster.now() + fault.lasts
 
     def _end_outage(self) -> None:
         self._outages -= 1
@@ -239,15 +237,13 @@ class ChaosRun:
             group.take_away(member, chosen)
         return True
 
-    def _freeze(self, fault: Fault) -> bool:
+    def _freeze(self, fault: Fault, now: float) -> bool:
         members = [
             member for _, member in self._members() if member.client not in self._cluster.frozen
         ]
         if not members:
             return False
         member = members[fault.target % len(members)]
-        now = self._cluster.now()
-        member.expire_by(now + self._cluster.session_timeout)
-        self._cluster.frozen.add(member.client)
+        self._cluster.freeze(member, now)
         self._at(now + fault.lasts, lambda: self._cluster.frozen.discard(member.client))
         return True

@@ -11,12 +11,8 @@ from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka.testing._chaos import Chaos
 from trio_broadway_kafka.testing._fake_client import FakeClient
-from trio_broadway_kafka.testing._fake_cluster import (
-    AcceptedCommit,
-    Cluster,
-    Operation,
-    checked,
-)
+from trio_broadway_kafka.testing._fake_cluster import AcceptedCommit, Cluster
+from trio_broadway_kafka.testing._fake_failures import Operation, checked
 from trio_broadway_kafka.testing._fake_group import StoredOffset
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
@@ -270,10 +266,7 @@ class FakeBroker:
         Raises:
             ValueError: the client is no member of its group now.
         """
-        member = client.group.member_of(client)
-        member.expire_by(trio.current_time() + self._cluster.session_timeout)
-        self._cluster.frozen.add(client)
-        self._cluster.changed()
+        self._cluster.freeze(client.group.member_of(client), trio.current_time())
 
     def thaw(self, client: FakeClient) -> None:
         """Let a frozen client go on; one that is not frozen does anyway."""
@@ -345,7 +338,7 @@ class FakeBroker:
             raise ValueError("close does not fail; delay it instead")
         if times < 1:
             raise ValueError(f"times must be at least 1, not {times!r}")
-        self._cluster.add_failures(operation, error, times)
+        self._cluster.failures.add(operation, error, times)
 
     def _stored(self, topic: str, partition: int, group: str) -> StoredOffset | None:
         return self._cluster.group(group).committed.get(TopicPartition(topic, partition))

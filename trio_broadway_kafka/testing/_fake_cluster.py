@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import trio
 
@@ -16,43 +14,12 @@ from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._output_record import OutputRecord
 from trio_broadway_kafka._model._topics import is_pattern, matching
 from trio_broadway_kafka.testing._chaos import Chaos, ChaosRun
+from trio_broadway_kafka.testing._fake_failures import Failures, Operation
 from trio_broadway_kafka.testing._fake_group import Group, Member
 from trio_broadway_kafka.testing._fake_log import PartitionLog
 from trio_broadway_kafka.testing._fake_message import FakeMessage
 
-__all__ = ["AcceptedCommit", "Cluster", "Operation", "checked"]
-
-# What a real client tries again (`_kafka._translate`, which would load librdkafka).
-RETRIABLE = frozenset({
-    "_ALL_BROKERS_DOWN", "_IN_PROGRESS", "_NOENT", "_PREV_IN_PROGRESS", "_RESOLVE",
-    "_TIMED_OUT", "_TIMED_OUT_QUEUE", "_TRANSPORT", "_WAIT_COORD",
-    "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "FENCED_LEADER_EPOCH",
-    "ILLEGAL_GENERATION", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_COORDINATOR",
-    "NOT_LEADER_FOR_PARTITION", "OFFSET_NOT_AVAILABLE", "REBALANCE_IN_PROGRESS",
-    "REQUEST_TIMED_OUT", "STALE_MEMBER_EPOCH", "UNKNOWN_LEADER_EPOCH",
-    "UNSTABLE_OFFSET_COMMIT",
-})  # fmt: skip
-
-Operation = Literal[
-    "open",
-    "fetch",
-    "commit",
-    "committed",
-    "end_offsets",
-    "offsets",
-    "partitions",
-    "subscribe",
-    "produce",
-    "transaction",
-    "close",
-]
-
-
-def checked(operation: Operation) -> Operation:
-    """Raise ValueError for an operation that does not exist: it would never come due."""
-    if operation not in get_args(Operation):
-        raise ValueError(f"operation must be one of {get_args(Operation)}, not {operation!r}")
-    return operation
+__all__ = ["AcceptedCommit", "Cluster"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +55,7 @@ class Cluster:
         default_partitions: of topics that a client creates.
         makes_topics: whether producing to a missing topic makes it.
         running: False in an outage.
+        failures: what the next requests end in.
         delays: how long a request of an operation takes, in seconds.
         frozen: the clients that don't do anything now.
         transactional: the producer that has a ``transactional_id`` now.
@@ -112,11 +80,11 @@ class Cluster:
         self.topics: dict[str, list[PartitionLog]] = {}
         self.topic_ids: dict[str, str] = {}
         self._made = 0  # topics, ever
+        self.failures: Failures = Failures(bootstrap)
         self.delays: dict[Operation, float] = {}
         self.frozen: set[object] = set()
         self.commits: list[AcceptedCommit] = []
         self._groups: dict[str, Group] = {}
-        self._failures: dict[Operation, deque[KafkaFailure]] = {}
         self._waiters = trio.lowlevel.ParkingLot()
         self._turns: dict[str, int] = {}  # by topic, of records without a key
         self.transactional: dict[str, object] = {}  # who has which transactional_id
@@ -134,10 +102,6 @@ class Cluster:
             await self._waiters.park()
         self.chaos.carry_out(trio.current_time())
 
-    def now(self) -> float:
-        """Trio's time in seconds, 0 before it runs."""
-        return _now()
-
     def arrival(self, operation: Operation, sent_at: float) -> float:
         """When a request is answered as things are now; inf while nobody answers."""
         if not self.running:
@@ -150,7 +114,7 @@ class Cluster:
         """Send a request, and return when it is answered.
 
         Raises:
-            KafkaFailure: no answer `within` these seconds, or an error (`add_failures`).
+            KafkaFailure: no answer `within` these seconds, or an error (`failures`).
         """
         sent_at = trio.current_time()
         while (arrival := self.arrival(operation, sent_at)) > (now := trio.current_time()):
@@ -162,29 +126,8 @@ class Cluster:
                     retriable=True,
                 )
             await self.wait_changed(min(sent_at + within, arrival))
-        if failure := self.next_failure(operation):
+        if failure := self.failures.next(operation):
             raise failure
-
-    # Failures
-
-    def add_failures(self, operation: Operation, error: KafkaFailure | str, times: int) -> None:
-        """Let the next requests of an operation fail: with an error, or Kafka's code for it."""
-        if isinstance(error, str):
-            error = KafkaFailure(
-                f"{self.bootstrap} answered the {operation} with {error}",
-                code=error,
-                retriable=error in RETRIABLE,
-            )
-        # One exception raised twice would collect the tracebacks of both.
-        self._failures.setdefault(operation, deque()).extend(
-            type(error)(str(error), code=error.code, retriable=error.retriable)
-            for _ in range(times)
-        )
-
-    def next_failure(self, operation: Operation) -> KafkaFailure | None:
-        """The failure that the request being answered now shall end in."""
-        failures = self._failures.get(operation)
-        return failures.popleft() if failures else None
 
     # Commits
 
@@ -197,7 +140,7 @@ class Cluster:
             KafkaFailure: nothing was committed.
         """
         self.expire(self.group(group))
-        if failure := self.next_failure("commit"):
+        if failure := self.failures.next("commit"):
             raise failure
         offsets = [commit for commit in offsets if commit.topic in self.topics]
         self.group(group).commit(member, offsets)
@@ -250,6 +193,12 @@ class Cluster:
         """Let the group go on without members whose sessions have ended."""
         if self.running and group.expire(trio.current_time()):
             self.changed()
+
+    def freeze(self, member: Member, now: float) -> None:
+        """Its client does nothing any more; its session will end."""
+        member.expire_by(now + self.session_timeout)
+        self.frozen.add(member.client)
+        self.changed()
 
     @property
     def groups(self) -> list[Group]:

@@ -116,7 +116,7 @@ class FakeProducer:
         if self._cluster.arrival("produce", entry.sent_at) > now:
             failure = KafkaFailure(f"{where}: no answer", code="_MSG_TIMED_OUT", retriable=True)
         else:
-            failure = self._cluster.next_failure("produce")
+            failure = self._cluster.failures.next("produce")
             if failure is None:
                 try:
                     self._cluster.append(entry.record)

@@ -10,7 +10,8 @@ import trio
 
 from trio_broadway_kafka._kafka._client import Session, TopicPartition
 from trio_broadway_kafka._model._moments import milliseconds
-from trio_broadway_kafka.testing._fake_cluster import Cluster, Operation
+from trio_broadway_kafka.testing._fake_cluster import Cluster
+from trio_broadway_kafka.testing._fake_failures import Operation
 from trio_broadway_kafka.testing._fake_group import Group, Member
 
 __all__ = ["Questions"]

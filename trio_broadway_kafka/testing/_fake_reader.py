@@ -166,7 +166,7 @@ class Reader:
         if self.arrival() > trio.current_time():
             return False
         self._seen_at = None
-        if failure := self._cluster.next_failure("fetch"):
+        if failure := self._cluster.failures.next("fetch"):
             # librdkafka tries again by itself what may be tried again.
             if not failure.retriable:
                 self._failed = True

@@ -34,7 +34,7 @@ class Starts:
         if partition in self._begun:
             begun = self._begun[partition]
             return begun[0] if begun is not None and begun[1] == committed else None
-        if failure := self._cluster.next_failure("offsets"):
+        if failure := self._cluster.failures.next("offsets"):
             raise failure
         start = self._cluster.log(partition).start(start_from)
         self._begun[partition] = (start, committed)

@@ -114,12 +114,17 @@ def simulate(
             return await main()
         raise OutOfSteps(f"more than {steps} steps")
 
-    # Each look at what paces the handlers takes a part of the 2 ms that they have at a time.
-    looks = itertools.count()
-    with seeded_scheduler(rng), _paced(lambda: next(looks) * 0.0005):
-        return trio.run(
-            run, clock=MockClock(autojump_threshold=0), instruments=[limit, *instruments]
-        )
+    # Handlers have 2 ms at a time. Here each look says that those are over: the more turns,
+    # the more orders are seen.
+    with seeded_scheduler(_Limited(rng, limit)), _paced(itertools.count().__next__):
+        try:
+            return trio.run(
+                run, clock=MockClock(autojump_threshold=0), instruments=[limit, *instruments]
+            )
+        except trio.TrioInternalError as error:
+            if isinstance(error.__cause__, OutOfSteps):
+                raise error.__cause__ from None
+            raise
 
 
 @contextmanager
@@ -132,11 +137,37 @@ def _paced(clock: Callable[[], float]) -> Generator[None]:
 
 
 class _StepLimit(trio.abc.Instrument):
+    """Cancels when so many steps have been taken; `ends` where they are taken once more."""
+
     def __init__(self, steps: int) -> None:
-        self.left = steps
+        self.steps = self.left = steps
         self.scope = trio.CancelScope()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.left -= 1
         if not self.left:
             self.scope.cancel()
+
+    @property
+    def ends(self) -> bool:
+        return self.left < -self.steps
+
+
+class _Limited(random.Random):
+    """Raises in trio's own loop where tasks go on in spite of their cancellation.
+
+    That is trio's internal error, and no task is unwound: the last resort.
+    """
+
+    def __init__(self, rng: random.Random, limit: _StepLimit) -> None:
+        super().__init__(0)
+        self._rng = rng
+        self._limit = limit
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        if self._limit.ends:
+            raise OutOfSteps(
+                f"more than {self._limit.steps} steps, and as many again after all "
+                "was cancelled"
+            )
+        self._rng.shuffle(x)
