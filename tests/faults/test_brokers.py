@@ -16,7 +16,8 @@ from tests.broker._facts import PATIENCE, Facts, Log, until
 from tests.faults._ledger import check_lanes, settle, watch_commits
 from tests.faults._network import IN_FULL
 from tests.faults._own import OwnBroker
-from trio_broadway_kafka import Message, Pipeline, Stages, open_pipeline
+from trio_broadway_kafka import Message, Output, Pipeline, Stages, open_pipeline
+from trio_broadway_kafka._kafka._job import Job
 from trio_broadway_kafka.testing import KafkaBroker, start_kafka
 
 EACH = 20_000 if IN_FULL else 1_500  # records of each partition
@@ -25,6 +26,7 @@ KEYS = 50
 IN_FLIGHT = 500
 ROUNDS = 3 if IN_FULL else 1
 SESSION = 3.0  # seconds
+OUTAGE = 36.0  # seconds; that member's session is one of 45
 TEST_TIMEOUT = 400.0
 
 
@@ -203,3 +205,57 @@ async def test_after_a_restart_of_the_broker_the_ends_are_known_again_at_once(
         faults=f"brokers restarted: 2, caught up {took:.1f} s later",
         at_most=0,
     )
+
+
+@pytest.mark.faults
+async def test_a_transaction_that_a_broker_answers_late_is_made_once(
+    own: Facts, own_broker: OwnBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit waits for 30 s and 2 more; this one takes longer, and nothing ends."""
+    copies = f"{own.topic}-copies"
+    await own.make_topic(PARTITIONS)
+    await own.make_topic(1, topic=copies)
+    for partition in range(PARTITIONS):
+        await own.produce(partition, EACH, keys=KEYS)
+    log = Log()
+
+    async def copy(message: Message) -> None:
+        await work(message)
+        message.produce(copies, value=b"%d/%d" % (message.partition, message.offset))
+
+    is_to_stop = False
+
+    def begin_to_commit(job: Job) -> None:
+        nonlocal is_to_stop
+        begin(job)
+        if is_to_stop:
+            own_broker.broker.pause()
+            is_to_stop = False
+
+    begin = Job.begin_to_commit
+    monkeypatch.setattr(Job, "begin_to_commit", begin_to_commit)
+    everything = dict.fromkeys(range(PARTITIONS), EACH)
+    with trio.fail_after(TEST_TIMEOUT):
+        async with open_pipeline(
+            kafka=own.kafka,
+            topics=[own.topic],
+            stages=Stages(handle_message=log.handler(copy), concurrency=50),
+            output=Output(transactional_id=f"{own.group}-1"),
+            max_in_flight=IN_FLIGHT,
+        ):
+            await progress(log, 1_000)
+            is_to_stop = True
+            await until(lambda: not is_to_stop)
+            await trio.sleep(OUTAGE)
+            own_broker.broker.resume()
+            await own.wait_committed(everything, within=120)
+    settle(
+        16,
+        own.protocol,
+        everything,
+        log.places,
+        faults=f"the broker stopped for {OUTAGE:g} s as it is to commit a transaction: 1",
+        at_most=0,
+    )
+    copied = [record.value() for record in await own.read(copies, 1)]
+    assert len(copied) == len(set(copied)) == PARTITIONS * EACH

@@ -42,6 +42,7 @@ class Stub:
     made: list[Stub]
     hanging: set[str]  # calls of the first one that are to be made again, for ever
     blocking: set[str]  # and those that don't return
+    refusing: set[str]  # and those after which it must be aborted
     calls: list[tuple[int, str]]
 
     def __init__(self, keys: dict[str, Any]) -> None:
@@ -54,6 +55,9 @@ class Stub:
             RETURN.wait()
         if self.number == 0 and name in self.hanging:
             raise again()
+        if self.number == 0 and name in self.refusing:
+            error = KafkaError(KafkaError.INVALID_TXN_STATE, "aborted", False, False, True)
+            raise KafkaException(error)
 
     def init_transactions(self, timeout: float) -> None:
         self._call("init")
@@ -79,7 +83,8 @@ class Stub:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Stub]]:
-    Stub.made, Stub.hanging, Stub.blocking, Stub.calls = [], set(), set(), []
+    Stub.made, Stub.calls = [], []
+    Stub.hanging, Stub.blocking, Stub.refusing = set(), set(), set()
     RETURN.clear()
     monkeypatch.setattr(_transactor, "Producer", Stub)
     monkeypatch.setattr(_transactor, "CALL", 0.01)
@@ -143,15 +148,41 @@ async def test_one_whose_transaction_can_be_aborted_stays(
     producer.stop()
 
 
-async def test_while_being_committed_nobody_knows_and_it_is_the_last_one(
-    stub: type[Stub], nursery: trio.Nursery
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_what_was_cancelled_while_being_committed_has_an_outcome(
+    stub: type[Stub], nursery: trio.Nursery, is_committed: bool
 ) -> None:
-    """Another producer could commit the outputs of a committed transaction again."""
     producer = make_producer()
     await nursery.start(producer.run)
     stub.hanging = {"commit"}
     with trio.move_on_after(0.1):
         await producer.transact([RECORD], OFFSETS)
+    with trio.move_on_after(0.1) as patience:
+        await producer.outcome()
+    assert patience.cancelled_caught, "it has none yet"
+    stub.refusing = set() if is_committed else {"commit"}
+    stub.hanging = set()
+    assert await producer.outcome() is is_committed
+    assert not await producer.outcome(), "told once"
+    stub.refusing = set()
+    assert await producer.transact([RECORD], OFFSETS) == OFFSETS
+    assert len(stub.made) == 1
+    producer.stop()
+
+
+async def test_a_transaction_without_an_outcome_is_the_last_one(
+    stub: type[Stub], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another producer could commit the outputs of a committed transaction again."""
+    monkeypatch.setattr(_transactions, "UNKNOWN", 0.2)
+    producer = make_producer()
+    await nursery.start(producer.run)
+    stub.hanging = {"commit"}
+    with trio.move_on_after(0.1):
+        await producer.transact([RECORD], OFFSETS)
+    for ask in (producer.outcome, producer.outcome):
+        with pytest.raises(KafkaFailure, match="nobody knows whether"):
+            await ask()
     with pytest.raises(KafkaFailure, match="nobody knows whether"):
         await producer.transact([RECORD], OFFSETS)
     assert len(stub.made) == 1

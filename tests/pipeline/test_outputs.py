@@ -508,6 +508,62 @@ async def test_a_revoke_does_not_wait_for_a_transaction_beyond_its_deadline(
     assert sorted(outputs(broker)) == [b"v0", b"v1", b"v2"]  # type: ignore[type-var]
 
 
+async def test_a_transaction_that_is_committed_late_is_not_made_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """An outage is longer than the 30 s that a commit waits."""
+    broker = broker_with(3)
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+        await forwards(message)
+
+    broker.delay("end_transaction", 45)
+    async with opened(broker, Stages(handle_message=handle), output=EXACTLY_ONCE) as pipeline:
+        await broker.wait_committed("t", 0, 3)
+        assert trio.current_time() == pytest.approx(46, abs=0.3), "the first interval, and 45"
+        broker.delay("end_transaction", 0)
+        broker.produce("t", b"v3")
+        await broker.wait_committed("t", 0, 4)
+        await trio.sleep(2)
+        assert pipeline.statistics().in_flight == 0
+    assert handled == [0, 1, 2, 3]
+    assert outputs(broker) == [b"v0", b"v1", b"v2", b"v3"]
+    assert [commit.offset for commit in broker.commits] == [3, 4]
+
+
+async def test_a_transaction_that_is_aborted_late_is_made_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = broker_with(3)
+    broker.delay("end_transaction", 45)
+    broker.fail_next("end_transaction", "NOT_COORDINATOR")
+    async with opened(broker, Stages(handle_message=forwards), output=EXACTLY_ONCE):
+        await trio.sleep(40)
+        broker.delay("end_transaction", 0)
+        await broker.wait_committed("t", 0, 3)
+    assert outputs(broker) == [b"v0", b"v1", b"v2"]
+
+
+async def test_a_transaction_whose_partition_goes_meanwhile_is_committed_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """That of the partition that stays, too."""
+    broker = broker_with(20, partitions=2)
+    client = broker.client()
+    options = {"output": EXACTLY_ONCE, "revoke_timeout": 2}
+    broker.delay("end_transaction", 8)
+    async with opened(broker, Stages(handle_message=forwards), client=client, **options):
+        await trio.sleep(4)  # under way since 1
+        broker.rebalance(client)
+        await broker.wait_committed("t", 0, 10)
+        await broker.wait_committed("t", 1, 10)
+        broker.delay("end_transaction", 0)
+        await trio.sleep(20)
+    assert len(outputs(broker)) == len(set(outputs(broker))) == 20
+
+
 async def test_after_an_abort_the_same_outputs_go_into_the_next_transaction(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

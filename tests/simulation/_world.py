@@ -7,6 +7,7 @@ handler would be the handler's own.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Hashable, Iterator
@@ -110,6 +111,8 @@ class World:
             self.lanes,
             want=self.want,
             finished=None,
+            # It is made before `simulate`, which sets what paces those made in it.
+            clock=itertools.count().__next__,
         )
         self.states = [PartitionOffsets("t", n, 0) for n in range(len(plan.messages))]
         self.assignment.add(self.states)

@@ -175,6 +175,10 @@ class ConfluentProducer:
         """
         raise RuntimeError("a producer without a transactional_id has no transactions")
 
+    async def outcome(self) -> bool:
+        """There was none."""
+        return False
+
     def stop(self) -> None:
         """See `KafkaProducer.stop`."""
         if not self._stopping:

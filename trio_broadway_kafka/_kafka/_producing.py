@@ -49,14 +49,25 @@ class KafkaProducer(Protocol):
     ) -> Sequence[OffsetCommit]:
         """Produce `records` and commit `offsets`, all of it or nothing, in a transaction.
 
-        Returns what was committed. If it is cancelled and raises that, nothing was done; if
-        it was committed all the same it returns.
+        Returns what was committed. If it is cancelled and raises that, `outcome` tells what
+        became of it, and is to be asked before the next one; if it was committed all the same
+        it returns.
 
         Raises:
             KafkaFailure: nothing was done; where ``retriable``, it may be tried again. If the
                 epoch of any offset has ended (code ``ILLEGAL_GENERATION``), without what is
                 made of that epoch: the next owner makes it again.
             FencedError: another process has taken the ``transactional_id``.
+        """
+        ...
+
+    async def outcome(self) -> bool:
+        """Wait until the last transaction has ended, if `transact` was cancelled meanwhile.
+
+        Returns whether that one was committed: else nothing was done.
+
+        Raises:
+            KafkaFailure: nobody can tell; this was the last one.
         """
         ...
 

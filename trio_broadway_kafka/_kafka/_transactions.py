@@ -40,6 +40,10 @@ GroupMetadata = Callable[
 OUTCOME: Final = 2.0
 """Seconds that a cancellation waits for what becomes of a commit."""
 
+UNKNOWN: Final = 60.0
+"""Seconds after which a commit that was cancelled, and has not ended, has no outcome: a broker
+aborts after ``transaction.timeout.ms`` what it was not told to commit."""
+
 HANGS: Final = 5.0
 """Seconds that a transaction may take to end once it was given up: calls take one at most, and
 an abort three. librdkafka 2.16 has some that never return: when a broker had been restarted
@@ -84,7 +88,10 @@ class TransactionalProducer:
         self._stopped = False
         self._opened = trio.Event()
         self._failed: KafkaFailure | None = None
-        self._given_up: Job | None = None  # the last one, if nobody waited for its end
+        # The last one, if nobody waited for its end: it is being aborted, or committed.
+        self._given_up: Job | None = None
+        self._unknown: Job | None = None
+        self._unknown_since = 0.0
         self._transactor = self._make_transactor()
 
     def __repr__(self) -> str:
@@ -164,8 +171,7 @@ class TransactionalProducer:
         self, records: Sequence[OutputRecord], offsets: Sequence[OffsetCommit]
     ) -> Sequence[OffsetCommit]:
         """See `KafkaProducer.transact`. Cancelling it aborts the transaction. If that is
-        being committed already, it waits up to `OUTCOME` seconds for how that ends: what was
-        committed must not be made again. If that stays unknown, this was the last one."""
+        being committed already, it waits up to `OUTCOME` seconds for how that ends."""
         await self._opened.wait()
         await self._see_that_the_last_one_ends()
         if failed := self._failed or self._transactor.failed:
@@ -187,17 +193,31 @@ class TransactionalProducer:
             with trio.move_on_after(OUTCOME, shield=True):
                 await job.done.wait()
             if not job.done.is_set():
-                self._failed = KafkaFailure(
-                    "nobody knows whether the last transaction was committed: the next process "
-                    f"with transactional_id {self._name!r} finds out",
-                    code="_TIMED_OUT",
-                )
+                self._unknown = job
+                self._unknown_since = trio.current_time()
                 raise
             if job.error is not None:
                 raise  # it was not committed
         if job.error is not None:
             raise job.error
         return offsets
+
+    async def outcome(self) -> bool:
+        """See `KafkaProducer.outcome`. What was committed must not be made again."""
+        job = self._unknown
+        if job is None:
+            return False
+        with trio.move_on_at(self._unknown_since + UNKNOWN):
+            await job.done.wait()
+        if not job.done.is_set():
+            self._failed = KafkaFailure(
+                "nobody knows whether the last transaction was committed: the next process "
+                f"with transactional_id {self._name!r} finds out",
+                code="_TIMED_OUT",
+            )
+            raise self._failed
+        self._unknown = None
+        return job.error is None
 
     async def _see_that_the_last_one_ends(self) -> None:
         """What was given up is being aborted; a producer that can't do so is replaced."""

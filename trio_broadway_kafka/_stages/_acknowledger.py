@@ -71,6 +71,10 @@ class Outputs(Protocol):
         """Commit what `offsets` gives by `commit`, or with the outputs. None for nothing."""
         ...
 
+    async def outcome(self) -> Sequence[OffsetCommit]:
+        """What a `commit` that was cancelled has committed. Waits until that is certain."""
+        ...
+
 
 class Acknowledger:
     """Commits the finished prefix of every assigned partition.
@@ -203,6 +207,9 @@ class Acknowledger:
                 asked_at = trio.current_time()
                 has_answer = False
                 try:
+                    if settled := await self._outputs.outcome():
+                        self._note_committed(settled)
+                        self._tell(settled, asked_at, settled)
                     committed = await self._commit(
                         lambda: self._offsets(self._partitions.values()),
                         self._client.commit,

@@ -116,6 +116,11 @@ class Outputs:
         asked(wanted)
         return await commit(wanted)
 
+    async def outcome(self) -> Sequence[OffsetCommit]:
+        """What a `commit` that was cancelled has committed, once that is certain; ask before
+        the next one. What was cancelled is taken for not committed otherwise."""
+        return ()
+
     def finish(self, segment: Segment, index: int, message: Message, flag: int) -> int:
         """The flag of a message that is settled: 0 until its outputs have left. Never waits."""
         special = message._special

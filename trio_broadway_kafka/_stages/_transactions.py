@@ -48,6 +48,8 @@ class Transactions(Outputs):
         super().__init__(make, held=held, finished=finished, failed=failed)
         self._delivery_timeout = delivery_timeout
         self._pending: list[Leaving] = []
+        # Of the transaction under way: its offsets, and what leaves in it.
+        self._under_way: tuple[Sequence[OffsetCommit], Collection[Leaving]] | None = None
         self._missing_since: float | None = None
 
     async def open(self, *, is_asked_for: bool) -> None:
@@ -82,18 +84,41 @@ class Transactions(Outputs):
         covered = {(o.topic, o.partition, o.epoch): o for o in wanted}
         leaving = [one for one in self._pending if _is_covered(one, covered)]
         assert self._producer is not None
+        self._under_way = wanted, leaving
         try:
             committed = await self._producer.transact(
                 [record for one in leaving for record in one.records], wanted
             )
         except KafkaFailure as failure:
+            self._under_way = None
             raise self._judged(failure) from failure.__cause__
-        self._missing_since = None
+        self._note_made()
+        return committed
+
+    async def outcome(self) -> Sequence[OffsetCommit]:
+        """See `Outputs.outcome`.
+
+        Raises:
+            KafkaFailure: nobody can tell.
+        """
+        if self._under_way is None:
+            return ()
+        assert self._producer is not None
+        if not await self._producer.outcome():
+            self._under_way = None
+            return ()
+        return self._note_made()
+
+    def _note_made(self) -> Sequence[OffsetCommit]:
+        """What was under way is committed."""
+        assert self._under_way is not None
+        offsets, leaving = self._under_way
+        self._under_way = self._missing_since = None
         left = set(leaving)
         self._pending = [one for one in self._pending if one not in left]
         for one in leaving:
             self._note_left(one)
-        return committed
+        return offsets
 
     def _drop_dead(self) -> None:
         """Forget the outputs of epochs that have ended: the next owner makes them anew."""

@@ -296,7 +296,9 @@ class FakeBroker:
         Args:
             operation: "open", "fetch" (a message arrives that much after it could),
                 "commit", "committed", "end_offsets", "offsets", "partitions",
-                "subscribe" (what a pipeline asks), "produce", "transaction" or "close".
+                "subscribe" (what a pipeline asks), "produce", "transaction" (all of it but its
+                end), "end_transaction" (from when on it may be committed, whoever is cancelled
+                meanwhile) or "close".
             seconds: ``math.inf`` for never; a later call may end that.
 
         Raises:
@@ -326,8 +328,8 @@ class FakeBroker:
                 client, any other ends in `ClientEvents.failed`), "commit" (that of a
                 release too), "committed", "end_offsets", "partitions", "subscribe" or
                 "offsets" (by a time or a ``start_from``; at an assignment as with "fetch"),
-                "produce" (a retriable error is tried again inside the producer) or
-                "transaction" (which is aborted then).
+                "produce" (a retriable error is tried again inside the producer),
+                "transaction" or "end_transaction" (which is aborted then).
             error: what is raised, or Kafka's code for it.
             times: how many requests.
 

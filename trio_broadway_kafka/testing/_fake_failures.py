@@ -31,6 +31,7 @@ Operation = Literal[
     "subscribe",
     "produce",
     "transaction",
+    "end_transaction",
     "close",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -28,6 +28,17 @@ class _Entry:
     answered: Produced
     sent_at: float
     expires_at: float
+
+
+@dataclass(slots=True, eq=False)
+class _Ending:
+    """A transaction that is being committed, whether or not anybody waits for it."""
+
+    records: Sequence[OutputRecord]
+    offsets: Sequence[OffsetCommit]
+    sent_at: float
+    ended: trio.Event = field(default_factory=trio.Event)
+    result: Sequence[OffsetCommit] | KafkaFailure = ()
 
 
 class FakeProducer:
@@ -56,6 +67,7 @@ class FakeProducer:
         self._client = client
         self._commit = commit
         self._queues: dict[str, deque[_Entry]] = {}  # by topic, in order
+        self._ending: _Ending | None = None
         self._stopping = False
         self._opened = trio.Event()
 
@@ -69,7 +81,7 @@ class FakeProducer:
         self._opened.set()
         task_status.started()
         while not self._stopping:
-            await self._cluster.wait_changed(self._deliver())
+            await self._cluster.wait_changed(min(self._deliver(), self._end()))
 
     def produce(self, record: OutputRecord, answered: Produced) -> None:
         """See `KafkaProducer.produce`.
@@ -145,6 +157,44 @@ class FakeProducer:
             while self._client in self._cluster.frozen:
                 await self._cluster.wait_changed()
         self._check_not_fenced()
+        self._ending = ending = _Ending(records, offsets, trio.current_time())
+        self._cluster.changed()
+        await ending.ended.wait()
+        self._ending = None
+        if isinstance(ending.result, KafkaFailure):
+            raise ending.result
+        return ending.result
+
+    async def outcome(self) -> bool:
+        """See `KafkaProducer.outcome`."""
+        ending = self._ending
+        if ending is None:
+            return False
+        await ending.ended.wait()
+        self._ending = None
+        return not isinstance(ending.result, KafkaFailure)
+
+    def _end(self) -> float:
+        """End the transaction, if that is due. Returns when it will be."""
+        ending = self._ending
+        if ending is None or ending.ended.is_set() or self._client in self._cluster.frozen:
+            return math.inf
+        due = self._cluster.arrival("end_transaction", ending.sent_at)
+        if due > trio.current_time():
+            return due
+        try:
+            if failure := self._cluster.failures.next("end_transaction"):
+                raise failure
+            self._check_not_fenced()
+            ending.result = self._make(ending.records, ending.offsets)
+        except KafkaFailure as failure:
+            ending.result = failure
+        ending.ended.set()
+        return math.inf
+
+    def _make(
+        self, records: Sequence[OutputRecord], offsets: Sequence[OffsetCommit]
+    ) -> Sequence[OffsetCommit]:
         for record in records:
             if record.topic not in self._cluster.topics and not self._cluster.makes_topics:
                 raise KafkaFailure(
