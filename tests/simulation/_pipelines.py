@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,9 @@ from trio_broadway_kafka import (
     Stages,
     open_pipeline,
 )
+from trio_broadway_kafka._kafka._client import TopicPartition
 from trio_broadway_kafka._model._offset_map import decode
+from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka.testing import FakeBroker, OutOfSteps, simulate
 from trio_broadway_kafka.testing._fake_cluster import AcceptedCommit
 from trio_broadway_kafka.testing._scheduler import Skewed
@@ -230,6 +232,7 @@ class Member:
         self.plan = plan
         self.pipeline: Pipeline | None = None
         self.lanes: dict[Any, int] = {}  # what is handled in a lane now
+        self.partitions: Mapping[TopicPartition, PartitionOffsets] = {}  # its assignments
         self.last: dict[Any, int] = {}  # what was started in a lane of an epoch
 
     def __repr__(self) -> str:
@@ -291,13 +294,15 @@ class Member:
         await self.work(self.plan.work / 4)
 
     def lane_of(self, message: Message) -> Any:
+        # Of an assignment: one that comes back does not wait for handlers that resisted.
+        assigned = self.partitions[TopicPartition("t", message.partition)]
         match self.plan.ordering:
             case "key":
-                return (message.partition, message.key)
+                return (assigned, message.key)
             case "partition":
-                return message.partition
+                return assigned
             case _:
-                return (message.partition, message.offset)
+                return (assigned, message.offset)
 
     async def handle(self, message: Message) -> None:
         world = self.world
@@ -380,7 +385,7 @@ class Member:
         how = "failed"
         try:
             with trio.CancelScope() as scope:
-                async with open_pipeline(
+                opening = open_pipeline(
                     client=client,
                     topics=["t"],
                     stages=self.stages(),
@@ -390,7 +395,9 @@ class Member:
                     drain_timeout=plan.drain_timeout,
                     close_timeout=plan.close_timeout,
                     max_in_flight=plan.max_in_flight,
-                ) as pipeline:
+                )
+                self.partitions = opening.pipeline._partitions
+                async with opening as pipeline:
                     self.pipeline = pipeline
                     how = await self.suffer(deeds, pipeline)
                     world.note(f"{self}: {how}")
