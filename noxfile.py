@@ -94,10 +94,18 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The pipeline against a raw loop; -- latency, memory, slow_handlers, forwarding: those."""
+    """The pipeline against a raw loop; -- latency, memory, slow_handlers, forwarding: those.
+
+    -- --peers: against other libraries.
+    """
     install(session, "trio-broadway-kafka[broker]")
     arguments = [*session.posargs]
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "pipeline"
+    name = "pipeline"
+    if arguments and arguments[0] == "--peers":
+        session.install("uv")
+        name = arguments.pop(0).removeprefix("--")
+    elif arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
     run_program(session, f"benchmarks/{name}.py", arguments=arguments)
 
 
