@@ -41,14 +41,11 @@ class KeyedProcessor(Processor):
         self._waits = True
         lanes.wait_on(self.busy, self.lane, item, due)
 
-    async def _go_on_with_waiting(self) -> bool:
+    async def _go_on_with_waiting(self) -> None:
         lanes = self._shared.lanes
         assert isinstance(lanes, KeyedLanes)
-        if not lanes.waiting:
-            return False
         busy, lane = lanes.waiting.popleft()
         await self._go_on(lanes, busy, lane)
-        return True
 
     async def _take(self, segment: Segment) -> None:
         """Handle the messages of a segment whose lanes are free; park the others."""
@@ -199,7 +196,7 @@ class KeyedProcessor(Processor):
                 raise cancellation_of(error) from None
             finally:
                 self.segment = self.message = None
-                del item, raw, message, segment  # see _work
+                del item, raw, message, segment  # see run
                 shared.note_released()
         self._hand_over(lanes, busy, lane)
 

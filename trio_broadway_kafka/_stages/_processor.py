@@ -82,6 +82,7 @@ class Processor:
             self.segment.put_back(())
         self._scope.cancel()
 
+    # One coroutine down to the handler's loop: a handler that waits is resumed through each.
     async def run(self) -> None:
         shared = self._shared
         shared.note_started()
@@ -89,17 +90,26 @@ class Processor:
             while True:
                 self.interrupted = False
                 with trio.CancelScope() as self._scope:
-                    await self._work()
+                    while not self.interrupted:
+                        if shared.lanes.waiting:
+                            await self._go_on_with_waiting()
+                        elif (segment := shared.acquire()) is None:
+                            await shared.park()
+                        else:
+                            try:
+                                await self._take(segment)
+                            finally:
+                                # A parked task must not keep a chunk alive: old chunks held
+                                # by idle tasks cost more garbage collections than
+                                # everything else together.
+                                segment = self.segment = self.message = None
+                                shared.note_released()
         finally:
             shared.note_ended()
 
-    async def _go_on_with_waiting(self) -> bool:
-        """Go on with what waits for a processor, if there is something."""
-        lanes = self._shared.lanes
-        if not lanes.waiting:
-            return False
-        await self._handle_again(*lanes.waiting.popleft())
-        return True
+    async def _go_on_with_waiting(self) -> None:
+        """Go on with what waits for a processor."""
+        await self._handle_again(*self._shared.lanes.waiting.popleft())
 
     async def _handle_again(self, segment: Segment, raw: Any, index: int) -> None:
         """Handle a message whose time has come to be tried again, and free its lane."""
@@ -119,7 +129,7 @@ class Processor:
             shared.lanes.release(segment)
         finally:
             self.segment = self.message = None
-            del raw, message, segment  # see _work
+            del raw, message, segment  # see run
             shared.note_released()
 
     async def _handle_one(self, segment: Segment, index: int, message: Message) -> None:
@@ -130,23 +140,6 @@ class Processor:
             segment.flags[index] = await self._failed(segment, index, message, error)
         else:
             segment.flags[index] = await self._judge(segment, index, message, result)
-
-    async def _work(self) -> None:
-        shared = self._shared
-        while not self.interrupted:
-            if await self._go_on_with_waiting():
-                continue
-            segment = shared.acquire()
-            if segment is None:
-                await shared.park()
-                continue
-            try:
-                await self._take(segment)
-            finally:
-                # A parked task must not keep a chunk alive: old chunks held by idle tasks
-                # cost more garbage collections than everything else together.
-                segment = self.segment = self.message = None
-                shared.note_released()
 
     async def _take(self, segment: Segment) -> None:
         """Handle the messages of a segment: unordered, or as its partition's owner."""

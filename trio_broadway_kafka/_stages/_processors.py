@@ -101,10 +101,11 @@ class Processors:
         """Ask for more if so few messages can be taken that it should be on its way.
 
         None at all while one processor does all the work, for then handlers do not wait;
-        about one for each processor at work otherwise.
+        otherwise two for each processor at work: all of them may end in one turn of the loop,
+        and what was asked for arrives with the next.
         """
         running = self.running
-        if not self.lanes.has_more_than(running if running > 2 else 0):
+        if not self.lanes.has_more_than(2 * running if running > 2 else 0):
             self._want()
             if self.has_work():  # what was held may have come back
                 self.wake()
