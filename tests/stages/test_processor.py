@@ -1052,6 +1052,23 @@ async def test_counts_who_is_at_work(autojump_clock: trio.testing.MockClock) -> 
         assert (bench.processors.running, bench.processors.busy) == (0, 0)
 
 
+async def test_more_is_wanted_while_two_are_left_for_each_handler_that_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """All of them may end at once: with fewer the next turn would find nothing to take."""
+    wanted_at: list[int] = []
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(1)
+
+    async with running(handle, ordering="unordered", concurrency=8) as bench:
+        segment = bench.arrive(range(64))
+        bench.processors._want = lambda: wanted_at.append(segment.untaken)
+        await bench.wait_finished()
+    assert trio.current_time() == pytest.approx(8, abs=0.2), "eight at once, all the time"
+    assert wanted_at[0] == 15, "two each for eight are 16"
+
+
 async def test_more_is_wanted_when_nothing_is_left_to_take(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
