@@ -122,7 +122,6 @@ class Pipeline(Wiring):
         self._check_open()
         names = check_topics(topics)
         await self._client.subscribe(names)
-        self._subscribed = names
 
     def pause(self, topic: str, partition: int) -> None:
         """Fetch no more of a partition until `resume`. What is here already is handled.
@@ -167,7 +166,7 @@ class Pipeline(Wiring):
         return Topology(
             name=self.name,
             group=self._group,
-            topics=self._subscribed,
+            topics=tuple(self._client.topics) or self._topics_at_first,
             state=self._state.value,
             per_partition=isinstance(self._assignment, PartitionPipelines),
             stages=self._assignment.topology(),

@@ -126,6 +126,11 @@ class StoppingClient:
         """See `KafkaClient`."""
         return await self._client.partitions(topics)
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """See `KafkaClient`."""
+        return self._client.topics
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """Refuse: where to stop was fixed for the topics at opening.
 

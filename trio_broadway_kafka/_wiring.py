@@ -70,7 +70,7 @@ class Wiring:
     ) -> None:
         self.name = name
         self._group = group
-        self._subscribed = session.topics
+        self._topics_at_first = session.topics
         self._told: FanOut | None = None
         if instruments:
             self._told = FanOut(cast("Pipeline", self), instruments)

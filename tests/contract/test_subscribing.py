@@ -68,6 +68,7 @@ async def test_a_missing_topic_is_named_and_the_subscription_stays(kafka: Scene)
         await _subscribe(member, "no-such-topic", kafka.topic)
     assert caught.value.code == "UNKNOWN_TOPIC_OR_PART"
     assert not caught.value.retriable
+    assert list(member.client.topics) == [kafka.topic]
     await kafka.produce(1, b"still here")
     assert values(await member.read(1)) == [b"still here"]
     assert set(member.events.names) == {"assigned", "fetched"}
@@ -90,6 +91,7 @@ async def test_a_pattern_may_replace_names(kafka: Scene) -> None:
     member = await kafka.start()
     await member.owns(2)
     await _subscribe(member, f"^{kafka.topic}")
+    assert list(member.client.topics) == [f"^{kafka.topic}"]
     await _owns(member, *_of(kafka.topic, 2), *_of(other))
 
 

@@ -45,6 +45,7 @@ async def test_a_change_that_is_cancelled_while_it_is_made_is_followed_all_the_s
         nursery.start_soon(subscribing.subscribe, ["^b"])
         await has_begun.wait()
         nursery.cancel_scope.cancel()
+    assert subscribing.topics == ["^b"]
     topics.existing += ["a2", "b2"]
     await subscribing._look()
     assert applied == [["b1"], ["b1", "b2"]]

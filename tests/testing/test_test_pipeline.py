@@ -23,6 +23,7 @@ from trio_broadway_kafka import (
     Stages,
     Stop,
 )
+from trio_broadway_kafka.instruments import Instrument
 from trio_broadway_kafka.testing import Acks, TestPipeline, open_test_pipeline
 
 LIMIT = 10  # seconds of the real clock, where it is used: nothing here takes one
@@ -640,3 +641,27 @@ async def test_what_messages_produce_is_there_when_they_are_acknowledged(
 async def test_an_output_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"output must be an Output"):
         open_test_pipeline(stages=Stages(), output="out")  # type: ignore[arg-type]
+
+
+async def test_instruments_are_told_what_happens(autojump_clock: MockClock) -> None:
+    told: list[str] = []
+
+    class Told(Instrument):
+        def messages_received(
+            self, pipeline: Pipeline, topic: str, partition: int, **what: int
+        ) -> None:
+            told.append(f"{what['count']} received from {topic}/{partition}")
+
+        def pipeline_closed(
+            self, pipeline: Pipeline, *, error: BaseException | None, unfinished: int
+        ) -> None:
+            told.append(f"closed, {unfinished} left")
+
+    async def handle(message: Message) -> None: ...
+
+    stages = Stages(handle_message=handle)
+    async with open_test_pipeline(stages=stages, instruments=[Told()]) as pipeline:
+        await pipeline.push(b"1")
+    assert told == ["1 received from test/0", "closed, 0 left"]
+    with pytest.raises(ConfigError, match="instrument"):
+        open_test_pipeline(stages=stages, instruments=["none"])  # type: ignore[list-item]

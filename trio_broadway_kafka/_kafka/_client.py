@@ -313,8 +313,15 @@ class KafkaClient(Protocol):
         """
         ...
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """What is read, or will be soon: those of the session, until `subscribe` is obeyed."""
+        ...
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics in place of those before, once this returns, soon.
+
+        Cancelled, it may be obeyed all the same: `topics` tells.
 
         Partitions of topics that are left are revoked in order; those of topics that are
         kept stay as they are. Topics that are made later are found by a pattern within

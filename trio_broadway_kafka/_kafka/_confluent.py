@@ -176,6 +176,11 @@ class ConfluentClient(Questions):
         """See `KafkaClient.release`."""
         self._commands.put(lambda feeder: feeder.release(partitions, offsets, answered))
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """See `KafkaClient.topics`."""
+        return () if self._subscribing is None else self._subscribing.topics
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """See `KafkaClient.subscribe`."""
         self._check_open()

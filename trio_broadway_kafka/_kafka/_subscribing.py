@@ -56,6 +56,11 @@ class Subscribing:
         self._gone: set[str] = set()
         self._limiter = trio.CapacityLimiter(1)
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """See `KafkaClient.topics`."""
+        return self._topics
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """See `KafkaClient.subscribe`."""
         async with self._lock:

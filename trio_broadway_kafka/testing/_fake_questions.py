@@ -108,6 +108,11 @@ class Questions:
         await self._ask("partitions")
         return self._cluster.matching(tuple(topics))
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """See `KafkaClient.topics`."""
+        return self._session.topics
+
     async def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics in place of those before.
 

@@ -8,7 +8,7 @@ part that is for tests only.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
@@ -27,6 +27,7 @@ from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._open import Opening
 from trio_broadway_kafka._pipeline import Pipeline
+from trio_broadway_kafka.instruments._base import Instrument, check_instruments
 from trio_broadway_kafka.testing._acknowledging import Acks, BatchMode, Pushes, acknowledging
 from trio_broadway_kafka.testing._fake_broker import FakeBroker
 from trio_broadway_kafka.testing._fake_message import FakeMessage
@@ -43,6 +44,7 @@ def open_test_pipeline(
     stages: Stages | StagesFactory,
     topics: Mapping[str, int] | None = None,
     output: Output | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> AbstractAsyncContextManager[TestPipeline]:
     """Open a pipeline with no Kafka behind: ``await pipeline.push(b"...")`` is its input.
 
@@ -67,16 +69,18 @@ def open_test_pipeline(
             ``{"test": 1}`` unless given.
         output: how records of ``message.produce`` and dead letters leave, as for
             `open_pipeline`. Whichever topic they go to is there: see `TestPipeline.produced`.
+        instruments: told of what happens, as for `open_pipeline`.
 
     Raises:
-        ConfigError: `stages` can't be stages, or a topic has no name.
+        ConfigError: `stages` can't be stages, an instrument is none, or a topic has no name.
         ValueError: a topic has less than one partition.
         ExceptionGroup: as from `open_pipeline`.
     """
     check_stages(stages)
     if not (output is None or isinstance(output, Output)):
         raise ConfigError(f"output must be an Output(...), not {type(output).__name__}")
-    return _block(TestPipeline(stages, {"test": 1} if topics is None else topics, output))
+    told = check_instruments(instruments)
+    return _block(TestPipeline(stages, {"test": 1} if topics is None else topics, output, told))
 
 
 @asynccontextmanager
@@ -95,6 +99,7 @@ class TestPipeline(Pipeline):
         stages: Stages | StagesFactory,
         topics: Mapping[str, int],
         output: Output | None = None,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
         names = check_topics(topics)
         self._topics = dict(topics)
@@ -116,6 +121,7 @@ class TestPipeline(Pipeline):
                 close_timeout=5.0,
             ),
             output=output,
+            instruments=instruments,
         )
 
     async def push(
