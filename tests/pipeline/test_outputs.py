@@ -44,6 +44,16 @@ async def forwards(message: Message) -> None:
     message.produce("out", value=message.value, key=message.key)
 
 
+def forwarding(handled: list[int]) -> Callable[[Message], Awaitable[None]]:
+    """A handler that forwards, and notes what it was given."""
+
+    async def handle(message: Message) -> None:
+        handled.append(message.offset)
+        await forwards(message)
+
+    return handle
+
+
 def opened(broker: FakeBroker, stages: Stages, **options: Any) -> Any:
     options = {"commit_interval": 0, **options}
     client = options.pop("client", None) or broker.client()
@@ -208,10 +218,7 @@ async def test_a_delivery_that_fails_for_now_runs_no_handler_again(
     broker = broker_with(3)
     broker.fail_next("produce", "NOT_LEADER_FOR_PARTITION", times=5)
     handled: list[int] = []
-
-    async def handle(message: Message) -> None:
-        handled.append(message.offset)
-        await forwards(message)
+    handle = forwarding(handled)
 
     async with opened(broker, Stages(handle_message=handle)):
         await broker.wait_committed("t", 0, 3)
@@ -277,10 +284,7 @@ async def test_a_revoke_waits_for_deliveries(autojump_clock: trio.testing.MockCl
     broker = broker_with(2)
     broker.delay("produce", 5)
     handled: list[int] = []
-
-    async def handle(message: Message) -> None:
-        handled.append(message.offset)
-        await forwards(message)
+    handle = forwarding(handled)
 
     client = broker.client()
     async with opened(broker, Stages(handle_message=handle), client=client):
@@ -514,10 +518,7 @@ async def test_a_transaction_that_is_committed_late_is_not_made_again(
     """An outage is longer than the 30 s that a commit waits."""
     broker = broker_with(3)
     handled: list[int] = []
-
-    async def handle(message: Message) -> None:
-        handled.append(message.offset)
-        await forwards(message)
+    handle = forwarding(handled)
 
     broker.delay("end_transaction", 45)
     async with opened(broker, Stages(handle_message=handle), output=EXACTLY_ONCE) as pipeline:
@@ -570,10 +571,7 @@ async def test_after_an_abort_the_same_outputs_go_into_the_next_transaction(
     broker = broker_with(3)
     broker.fail_next("transaction", "REBALANCE_IN_PROGRESS", times=3)
     handled: list[int] = []
-
-    async def handle(message: Message) -> None:
-        handled.append(message.offset)
-        await forwards(message)
+    handle = forwarding(handled)
 
     async with opened(broker, Stages(handle_message=handle), output=EXACTLY_ONCE):
         await broker.wait_committed("t", 0, 3)
@@ -597,10 +595,7 @@ async def test_a_revoke_commits_a_transaction_first(
 ) -> None:
     broker = broker_with(3)
     handled: list[int] = []
-
-    async def handle(message: Message) -> None:
-        handled.append(message.offset)
-        await forwards(message)
+    handle = forwarding(handled)
 
     client = broker.client()
     output = Output(transactional_id="one", transaction_interval=1000)

@@ -117,8 +117,10 @@ class Outputs:
         return await commit(wanted)
 
     async def outcome(self) -> Sequence[OffsetCommit]:
-        """What a `commit` that was cancelled has committed, once that is certain; ask before
-        the next one. What was cancelled is taken for not committed otherwise."""
+        """What a `commit` that was cancelled has committed, as far as anybody is told: nothing.
+
+        To repeat one does no harm, but in transactions.
+        """
         return ()
 
     def finish(self, segment: Segment, index: int, message: Message, flag: int) -> int:
