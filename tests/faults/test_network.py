@@ -13,10 +13,12 @@ from tests.faults._ledger import check_lanes, settle
 from tests.faults._network import IN_FULL, Network
 from trio_broadway_kafka import Message, Stages, open_pipeline
 
-EACH = 15_000 if IN_FULL else 2_000  # records of each partition
+EACH = 15_000 if IN_FULL else 6_000  # records of each partition
 IN_FLIGHT = 500
-SESSION = 6.0 if IN_FULL else 3.0  # seconds
-PARTITION = 30.0 if IN_FULL else 5.0  # seconds without a network
+# Seconds, and how many of them without a network. The session outlives the 5 s for which
+# records are taken while no commit has an answer: else the client stops them by itself.
+SESSION = 20.0 if IN_FULL else 10.0
+PARTITION = 30.0 if IN_FULL else 12.0
 TROUBLES = 40 if IN_FULL else 8
 TEST_TIMEOUT = 240.0
 
