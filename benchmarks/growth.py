@@ -5,8 +5,9 @@
 Each run is a process of its own over a real backlog, with a handler that does nothing, in the
 order of keys if nothing else is said. Printed is the median over the rounds of the CPU that
 all threads take for a message, and how much that is of what the axis's second value takes: the
-first one may have little to share the beginning's cost among. Beside it, in memory: what a
-commit costs with messages unfinished behind its offset.
+first one may have little to share the beginning's cost among. Beside partitions, what a raw
+`consume(1000)` loop of the client takes for them. And, in memory: what a commit costs with
+messages unfinished behind its offset.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import trio
@@ -36,6 +38,7 @@ from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 
+HERE = Path(__file__).parent
 AXES: dict[str, tuple[int, ...]] = {
     "records": (10_000, 100_000, 1_000_000, 10_000_000),
     "partitions": (1, 10, 100, 1_000),
@@ -117,6 +120,16 @@ def run(bootstrap: str, axis: str, value: int) -> tuple[Result, str]:
     return Result(**json.loads(done.stdout)), done.stderr.strip()
 
 
+def run_raw(bootstrap: str, partitions: int) -> Result:
+    """The raw loop over as many partitions, in a process of its own."""
+    backlog = backlog_of("partitions", partitions)
+    command = [sys.executable, str(HERE / "raw.py"), bootstrap, backlog.topic]
+    done = subprocess.run(
+        [*command, str(backlog.records)], check=True, capture_output=True, text=True
+    )
+    return Result(**json.loads(done.stdout))
+
+
 def print_axis(bootstrap: str, axis: str, rounds: int) -> None:
     print(f"\n| {axis} | CPU µs a message | of the second | messages/s | MiB | |")
     print("|---|---|---|---|---|---|", flush=True)
@@ -130,9 +143,12 @@ def print_axis(bootstrap: str, axis: str, rounds: int) -> None:
             keys=backlog.keys,
         )
     lines: dict[int, list[tuple[Result, str]]] = {}
+    raw: dict[int, list[float]] = {}
     for _ in range(rounds):
         for value in AXES[axis]:
             lines.setdefault(value, []).append(run(bootstrap, axis, value))
+            if axis == "partitions":
+                raw.setdefault(value, []).append(run_raw(bootstrap, value).cpu_us)
     base = median(result.cpu_us for result, _ in lines[AXES[axis][1]])
     for value, found in lines.items():
         cpu = median(result.cpu_us for result, _ in found)
@@ -140,7 +156,7 @@ def print_axis(bootstrap: str, axis: str, rounds: int) -> None:
         rss = median(result.rss for result, _ in found)
         print(
             f"| {value:,} | {cpu:.2f} | {cpu / base:.2f} | {rate:,.0f} | {rss:.0f} "
-            f"| {found[0][1]} |",
+            f"| {found[0][1]}{f'; raw {median(raw[value]):.2f} µs' if value in raw else ''} |",
             flush=True,
         )
 

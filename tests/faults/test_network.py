@@ -20,6 +20,7 @@ IN_FLIGHT = 500
 SESSION = 20.0 if IN_FULL else 10.0
 PARTITION = 30.0 if IN_FULL else 12.0
 TROUBLES = 40 if IN_FULL else 8
+TROUBLED_SESSION = 3.0  # seconds: the longest troubles come near to it
 TEST_TIMEOUT = 240.0
 
 
@@ -108,7 +109,7 @@ async def test_latency_sliced_packets_resets_cuts_and_half_open_connections(
             proxy.heal()
 
     with trio.fail_after(TEST_TIMEOUT):
-        kafka = await facts.short_session(SESSION)
+        kafka = await facts.short_session(TROUBLED_SESSION)
         async with open_pipeline(
             kafka=kafka, topics=[facts.topic], stages=stages, max_in_flight=IN_FLIGHT
         ) as pipeline:
