@@ -83,8 +83,13 @@ class Member:
             [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
         )
 
+        self._is_leaving = False
+
     def leave(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        """Let it drain and end: once, for a second signal would cancel it."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._process.send_signal(signal.SIGTERM)
 
     def handled(self) -> Handled:
         """Let it end, and tell what it handled."""
