@@ -79,12 +79,12 @@ def stages_of(axis: str, value: int) -> Stages:
     if axis == "processors":
         return Stages(handle_message=handle, ordering="key", concurrency=value)
     if axis == "batch keys":
-        batcher = Batcher(
-            handle_batch=handle_batch,
-            size=100,
-            batch_key=lambda message: hash(message.key) % value,
-        )
-        return Stages(batchers={"default": batcher})
+
+        async def route(message: Message) -> None:
+            message.batch_key = hash(message.key) % value
+
+        batchers = {"default": Batcher(handle_batch=handle_batch, size=100)}
+        return Stages(handle_message=route, batchers=batchers)
     return Stages(handle_message=handle, ordering="key", concurrency=10)
 
 

@@ -10,6 +10,7 @@ from trio_broadway_kafka._model._errors import (
     MessageFailed,
     PipelineBug,
 )
+from trio_broadway_kafka._model._latencies import LatencyStatistics
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._options import Batcher, Stages
 from trio_broadway_kafka._model._output import Output
@@ -22,10 +23,12 @@ from trio_broadway_kafka._model._policies import (
     Stop,
 )
 from trio_broadway_kafka._model._rate import RateLimit
+from trio_broadway_kafka._model._stage_times import StageStatistics
 from trio_broadway_kafka._model._statistics import (
     BatcherStatistics,
     PartitionStatistics,
     PipelineStatistics,
+    TopicStatistics,
 )
 from trio_broadway_kafka._model._topology import BatcherTopology, StagesTopology, Topology
 from trio_broadway_kafka._open import open_pipeline
@@ -46,6 +49,7 @@ __all__ = [
     "FencedError",
     "Instrument",
     "KafkaFailure",
+    "LatencyStatistics",
     "Message",
     "MessageFailed",
     "Output",
@@ -57,9 +61,11 @@ __all__ = [
     "RateLimit",
     "Retry",
     "Skip",
+    "StageStatistics",
     "Stages",
     "StagesTopology",
     "Stop",
+    "TopicStatistics",
     "Topology",
     "open_pipeline",
     "run_pipeline",

@@ -21,6 +21,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Stages
 from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._model._policies import FailurePolicy, Stage, may_retry
+from trio_broadway_kafka._model._stage_times import Times
 from trio_broadway_kafka._stages._batchers import Batchers
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._outputs import Outputs
@@ -59,6 +60,7 @@ class Assignment(Workings):
         pause: as for `Failures`; where it is missing nothing is tried again after a pause.
         outputs: where the outputs of messages go.
         group: the consumer group's name, for dead letters.
+        times: what the stages spend their time on is put down there.
         clock: paces the processors' checkpoints, in seconds; None is `pace`.
     """
 
@@ -75,6 +77,7 @@ class Assignment(Workings):
         pause: Callable[[PartitionOffsets, float], None] | None = None,
         outputs: Outputs | None = None,
         group: str | None = None,
+        times: Times | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._limiter = limiter or Limiter()
@@ -89,6 +92,7 @@ class Assignment(Workings):
             pause=pause or _never_again,
             outputs=outputs or Outputs(),
             group=group,
+            times=times or Times(trio.current_time),
             clock=pace if clock is None else clock,
         )
         self._failed = failed

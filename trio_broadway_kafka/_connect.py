@@ -12,6 +12,7 @@ from trio_broadway_kafka._model._lanes import UnorderedLanes
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
 from trio_broadway_kafka._model._partition_lanes import PartitionLanes
+from trio_broadway_kafka._model._stage_times import Times
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._stages._handlers import within_time
 from trio_broadway_kafka._stages._limiter import Limiter
@@ -63,6 +64,7 @@ def connect(
     pause: Callable[[PartitionOffsets, float], None],
     outputs: Outputs,
     group: str | None,
+    times: Times,
 ) -> Assignment | PartitionPipelines:
     """Make what handles the messages.
 
@@ -77,6 +79,7 @@ def connect(
         pause: called with an assignment that is to be paused, and for how many seconds.
         outputs: where the outputs of messages go.
         group: the consumer group's name, for dead letters.
+        times: what the stages spend their time on is put down there.
     """
 
     def make(stages: Stages, failed: Callable[[], None] | None = None) -> Assignment:
@@ -93,6 +96,7 @@ def connect(
             pause=pause,
             outputs=outputs,
             group=group,
+            times=times,
         )
 
     if isinstance(stages, Stages):

@@ -66,6 +66,7 @@ class Listener:
         self.ended_counts = Counts()
         self._revokes: set[trio.CancelScope] = set()
         self._given_up = False
+        self._is_full = False
         self._name = name
         self._options = options
         self._partitions = partitions
@@ -173,8 +174,13 @@ class Listener:
         if self._finished is not None:
             self._finished()
 
-    def exhausted(self) -> None:
-        self._assignment.relieve()
+    def wanted(self, count: int) -> None:
+        is_full = not count
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self._assignment.set_full(is_full)
+        if is_full:
+            self._assignment.relieve()
 
     def failed(self, error: BaseException) -> None:
         if self._nursery.cancel_scope.cancel_called:  # nobody is left to raise it

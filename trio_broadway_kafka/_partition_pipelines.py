@@ -203,6 +203,11 @@ class PartitionPipelines:
         entering = {one.task for one in self._everyone()}
         return is_within(entering) or any(a.includes_caller() for a in self._at_work())
 
+    def set_full(self, value: bool) -> None:
+        """As `Assignment.set_full`."""
+        for assignment in self._at_work():
+            assignment.set_full(value)
+
     # Ending.
 
     def relieve(self) -> None:

@@ -182,6 +182,7 @@ class Pipeline(Wiring):
             busy=self._assignment.busy,
             started=self._assignment.started,
             batchers=self._assignment.batcher_statistics(),
+            times=self._times,
             pauses=self._source.pausing.pauses.of,
             now=trio.current_time(),
         )

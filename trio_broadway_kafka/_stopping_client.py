@@ -126,6 +126,10 @@ class StoppingClient:
         """See `KafkaClient`."""
         return await self._client.partitions(topics)
 
+    def wall_time(self) -> float:
+        """See `KafkaClient`."""
+        return self._client.wall_time()
+
     @property
     def topics(self) -> Sequence[str]:
         """See `KafkaClient`."""

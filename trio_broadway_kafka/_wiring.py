@@ -29,6 +29,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import PipelineOptions, Stages, StagesFactory
 from trio_broadway_kafka._model._output import Output
 from trio_broadway_kafka._model._rate import RateLimit
+from trio_broadway_kafka._model._stage_times import Times
 from trio_broadway_kafka._model._topology import PipelineState
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
 from trio_broadway_kafka._policy_pauses import PolicyPauses
@@ -83,6 +84,7 @@ class Wiring:
             client = self._stop_at.client
         self._client: KafkaClient = client
         self._limiter = Limiter(rate_limit)
+        self._times = Times(trio.current_time, client.wall_time)
         demand = Demand(
             max_messages=options.max_in_flight,
             max_bytes=options.max_in_flight_bytes,
@@ -116,6 +118,7 @@ class Wiring:
             pause=lambda state, seconds: self._policy_pauses.begin(state, seconds),
             outputs=self._outputs,
             group=group,
+            times=self._times,
         )
         self._listener = Listener(
             name,

@@ -20,6 +20,7 @@ from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._model._policies import FailurePolicy, Stage, may_retry
 from trio_broadway_kafka._model._retries import TryAgain
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._model._stage_times import StageTimes, Times
 from trio_broadway_kafka._model._statistics import BatcherStatistics
 from trio_broadway_kafka._model._topology import StagesTopology, topology_of
 from trio_broadway_kafka._stages._batcher import BatcherStage
@@ -56,6 +57,7 @@ class Workings:
         pause: as for `Failures`.
         outputs: where the outputs of messages go.
         group: the consumer group's name, for dead letters.
+        times: what the stages spend their time on is put down there.
         clock: paces the processors' checkpoints, in seconds.
     """
 
@@ -72,6 +74,7 @@ class Workings:
         pause: Callable[[PartitionOffsets, float], None],
         outputs: Outputs,
         group: str | None,
+        times: Times,
         clock: Callable[[], float],
     ) -> None:
         self.lanes = lanes
@@ -88,6 +91,10 @@ class Workings:
             group=group,
         )
         self._finished = finished
+        # The first to be named is the first to be shown.
+        of_messages = StageTimes("none", times.clock)
+        if stages.handle_message is not None:
+            of_messages = times.of("handle_message")
         self.batchers = Batchers(
             {
                 name: BatcherStage(
@@ -99,6 +106,7 @@ class Workings:
                     retries=may_retry(batcher.on_failure or stages.on_failure),
                     ended=self._batch_ended,
                     stop=stop,
+                    times=times,
                     clock=clock,
                 )
                 for name, batcher in stages.batchers.items()
@@ -135,6 +143,8 @@ class Workings:
             limiter=limiter,
             stop=stop,
             want=want,
+            times=times,
+            own_times=of_messages,
             clock=clock,
         )
         self.forwarder: Forwarder | None = None
@@ -216,6 +226,10 @@ class Workings:
     def batcher_statistics(self) -> tuple[BatcherStatistics, ...]:
         """What each batcher holds and has delivered."""
         return self.batchers.statistics()
+
+    def set_full(self, value: bool) -> None:
+        """Whether no more fits in."""
+        self.processors.set_blocked(full=value)
 
     def relieve(self) -> None:
         """No more fits in: if nothing here will make room by itself, a batch must leave."""

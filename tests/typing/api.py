@@ -24,6 +24,7 @@ from trio_broadway_kafka import (
     FencedError,
     Instrument,
     KafkaFailure,
+    LatencyStatistics,
     Message,
     MessageFailed,
     Output,
@@ -36,8 +37,10 @@ from trio_broadway_kafka import (
     Retry,
     Skip,
     Stages,
+    StageStatistics,
     StagesTopology,
     Stop,
+    TopicStatistics,
     Topology,
     open_pipeline,
     run_pipeline,
@@ -320,6 +323,12 @@ async def use() -> None:
         assert_type(statistics.received, int)
         assert_type(statistics.retried, int)
         assert_type(statistics.dead_lettered, int)
+        assert_type(statistics.topics, tuple[TopicStatistics, ...])
+        assert_type(statistics.stages, tuple[StageStatistics, ...])
+        assert_type(statistics.stages[0].busy_s, float)
+        assert_type(statistics.stages[0].handling, LatencyStatistics)
+        assert_type(statistics.stages[0].handling.p99, float | None)
+        assert_type(statistics.end_to_end, LatencyStatistics | None)
         assert_type(statistics.partitions, tuple[PartitionStatistics, ...])
         assert_type(statistics.partitions[0].lag, int | None)
         assert_type(statistics.partitions[0].paused, tuple[str, ...])

@@ -313,6 +313,10 @@ class KafkaClient(Protocol):
         """
         ...
 
+    def wall_time(self) -> float:
+        """Seconds since the epoch, by a clock that records' timestamps can be compared to."""
+        ...
+
     @property
     def topics(self) -> Sequence[str]:
         """What is read, or will be soon: those of the session, until `subscribe` is obeyed."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -175,6 +176,10 @@ class ConfluentClient(Questions):
     ) -> None:
         """See `KafkaClient.release`."""
         self._commands.put(lambda feeder: feeder.release(partitions, offsets, answered))
+
+    def wall_time(self) -> float:
+        """See `KafkaClient.wall_time`."""
+        return time.time()
 
     @property
     def topics(self) -> Sequence[str]:

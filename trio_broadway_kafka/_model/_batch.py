@@ -129,6 +129,12 @@ class Batch:
         self.weight += len(records)
         self._runs.append((segment, first, first + len(records)))
 
+    @property
+    def _first_record(self) -> Any:
+        """What its first message is made of."""
+        first = self._items[0]
+        return first._record if self._are_messages else first
+
     def _partitions(self) -> set[PartitionOffsets]:
         """The assignments that its messages belong to."""
         return {segment.partition for segment, _, _ in self._runs}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from trio_broadway_kafka._model._latencies import LatencyStatistics
 from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._stage_times import StageStatistics, Times
 
 __all__ = [
     "BatcherStatistics",
     "Counts",
     "PartitionStatistics",
     "PipelineStatistics",
+    "TopicStatistics",
     "pipeline_statistics",
     "sum_of_batchers",
 ]
@@ -71,6 +74,22 @@ class BatcherStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopicStatistics:
+    """What has been done of one topic since opening.
+
+    Attributes:
+        topic: its name.
+        received, succeeded, skipped, dead_lettered: as in `PipelineStatistics`.
+    """
+
+    topic: str
+    received: int = 0
+    succeeded: int = 0
+    skipped: int = 0
+    dead_lettered: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatistics:
     """The pipeline since it was opened, and its assigned partitions.
 
@@ -88,6 +107,11 @@ class PipelineStatistics:
         partitions: the assigned partitions, by topic and number.
         batchers: the batchers, in the order in which they were given. With stages of their
             own for each partition, those of one name are counted together.
+        topics: what has been done of each topic, by name.
+        stages: what the tasks of each stage spend their time on, and how long its handlers
+            take: "handle_message", then the batchers.
+        end_to_end: from a record's timestamp until the last of its handlers has ended; of a
+            batch its first record. Clocks that differ show here.
     """
 
     received: int
@@ -102,6 +126,9 @@ class PipelineStatistics:
     queued: int
     partitions: tuple[PartitionStatistics, ...]
     batchers: tuple[BatcherStatistics, ...] = ()
+    topics: tuple[TopicStatistics, ...] = ()
+    stages: tuple[StageStatistics, ...] = ()
+    end_to_end: LatencyStatistics | None = None
 
 
 def sum_of_batchers(batchers: Iterable[BatcherStatistics]) -> tuple[BatcherStatistics, ...]:
@@ -123,30 +150,32 @@ def sum_of_batchers(batchers: Iterable[BatcherStatistics]) -> tuple[BatcherStati
 
 
 class Counts:
-    """Counts over assignments that have ended."""
+    """Counts over assignments that have ended, by topic."""
 
     def __init__(self) -> None:
-        self.received = 0
-        self.finished = 0
-        self.skipped = 0
-        self.dead_lettered = 0
+        self._of: dict[str, TopicStatistics] = {}
 
     def add(self, states: Iterable[PartitionOffsets]) -> None:
         """Count these in."""
         for state in states:
+            so_far = self._of.get(state.topic) or TopicStatistics(topic=state.topic)
             passed = state.passed  # the concern of who finished them
-            self.received += state.received - passed
-            self.finished += state.finished - passed
-            self.skipped += state.skipped
-            self.dead_lettered += state.dead_lettered
+            skipped, dead_lettered = state.skipped, state.dead_lettered
+            succeeded = state.finished - passed - skipped - dead_lettered
+            self._of[state.topic] = TopicStatistics(
+                topic=state.topic,
+                received=so_far.received + state.received - passed,
+                succeeded=so_far.succeeded + succeeded,
+                skipped=so_far.skipped + skipped,
+                dead_lettered=so_far.dead_lettered + dead_lettered,
+            )
 
-    def plus(self, states: Iterable[PartitionOffsets]) -> Counts:
-        """These counts and those of live assignments."""
+    def plus(self, states: Iterable[PartitionOffsets]) -> tuple[TopicStatistics, ...]:
+        """These counts and those of live assignments, by topic."""
         total = Counts()
-        total.received, total.finished = self.received, self.finished
-        total.skipped, total.dead_lettered = self.skipped, self.dead_lettered
+        total._of = dict(self._of)
         total.add(states)
-        return total
+        return tuple(total._of[topic] for topic in sorted(total._of))
 
 
 def pipeline_statistics(
@@ -158,6 +187,7 @@ def pipeline_statistics(
     busy: int,
     started: int,
     batchers: tuple[BatcherStatistics, ...],
+    times: Times,
     pauses: Callable[[PartitionOffsets], tuple[str, ...]],
     now: float,
 ) -> PipelineStatistics:
@@ -171,17 +201,18 @@ def pipeline_statistics(
         busy: handlers running.
         started: messages that have started and are not finished.
         batchers: the batchers' own.
+        times: what the stages spend their time on.
         pauses: why a partition is paused.
         now: seconds of the clock that segments are stamped with.
     """
-    counts = ended.plus(states)
+    topics = ended.plus(states)
     in_flight = sum(state.unfinished for state in states)
     return PipelineStatistics(
-        received=counts.received,
-        succeeded=counts.finished - counts.skipped - counts.dead_lettered,
+        received=sum(topic.received for topic in topics),
+        succeeded=sum(topic.succeeded for topic in topics),
         failed=failed,
-        skipped=counts.skipped,
-        dead_lettered=counts.dead_lettered,
+        skipped=sum(topic.skipped for topic in topics),
+        dead_lettered=sum(topic.dead_lettered for topic in topics),
         retried=retried,
         in_flight=in_flight,
         in_flight_bytes=sum(state.unfinished_bytes for state in states),
@@ -189,6 +220,9 @@ def pipeline_statistics(
         queued=max(0, in_flight - started),
         partitions=tuple(_of_partition(state, pauses(state), now) for state in states),
         batchers=batchers,
+        topics=topics,
+        stages=times.statistics(),
+        end_to_end=times.end_to_end.statistics(now),
     )
 
 

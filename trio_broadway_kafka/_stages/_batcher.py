@@ -15,6 +15,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._options import Batcher
 from trio_broadway_kafka._model._retries import TryAgainTogether
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._model._stage_times import Times
 from trio_broadway_kafka._stages._tasks import PACE, cancellation_of, is_cancelled
 
 __all__ = ["BatcherStage", "Worker"]
@@ -37,6 +38,7 @@ class BatcherStage:
         retries: whether any may be tried again.
         ended: called whenever a batch has been settled.
         stop: called when a task of it ends, and so the pipeline: nothing more may start.
+        times: what its workers spend their time on is put down there.
         clock: paces the checkpoints, in seconds.
 
     Attributes:
@@ -54,6 +56,7 @@ class BatcherStage:
         retries: bool,
         ended: Callable[[], None],
         stop: Callable[[], None],
+        times: Times,
         clock: Callable[[], float],
     ) -> None:
         self.batches = Batches(
@@ -72,6 +75,8 @@ class BatcherStage:
         self.finish = finish
         self.ended = ended
         self.stop = stop
+        self.all_times = times
+        self.times = times.of(f"handle_batch:{name}")
         self.clock = clock
         self.stopped = False
         self.idle = trio.lowlevel.ParkingLot()
@@ -147,6 +152,7 @@ class Worker:
         clock = stage.clock
         self.task = trio.lowlevel.current_task()
         due = clock() + PACE
+        stage.times.change(tasks=1)
         try:
             while True:
                 batch = None if stage.stopped else batches.take()
@@ -174,6 +180,7 @@ class Worker:
                     await trio.lowlevel.checkpoint()
                     due = clock() + PACE
         finally:
+            stage.times.change(tasks=-1)
             stage.stop()
             self.has_ended.set()
 
@@ -192,12 +199,21 @@ class Worker:
     async def _call(self, batch: Batch) -> None:
         if self._stage.retries:
             batch._note_starts()
+        times = self._stage.times
+        started = times.change(busy=1)
         try:
             result = await self._stage.handle(batch)
         except Exception as error:
+            ended = times.change(busy=-1)
             if not self._is_void(batch, error):
+                times.handling.add(ended - started, ended)
                 await self._settle(batch, error)
             return
+        except BaseException:
+            times.change(busy=-1)
+            raise
+        ended = times.change(busy=-1)
+        times.handling.add(ended - started, ended)
         if result is not None:
             mistake = TypeError(
                 f"handle_batch returned a {type(result).__name__}; it must return None: "
@@ -209,6 +225,7 @@ class Worker:
             await self._settle(batch, None)
         else:
             batch._finish()
+            self._stage.all_times.note_end(batch._first_record.timestamp(), ended)
             self.cutting.clear()  # it has ended after all
 
     async def _settle(self, batch: Batch, error: Exception | None) -> None:

@@ -52,7 +52,7 @@ class KeyedProcessor(Processor):
         shared = self._shared
         lanes = shared.lanes
         assert isinstance(lanes, KeyedLanes)
-        handle = shared.handle
+        handle = shared.next_handle()
         forward = shared.forward
         success = shared.success
         clock = shared.clock

@@ -144,7 +144,7 @@ class Processor:
     async def _take(self, segment: Segment) -> None:
         """Handle the messages of a segment: unordered, or as its partition's owner."""
         shared = self._shared
-        handle = shared.handle
+        handle = shared.next_handle()
         forward = shared.forward
         success = shared.success
         clock = shared.clock

@@ -15,6 +15,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._partition_lanes import PartitionLanes
 from trio_broadway_kafka._model._retries import TryAgain
 from trio_broadway_kafka._model._segment import SUCCEEDED, Segment
+from trio_broadway_kafka._model._stage_times import StageTimes, Times
 from trio_broadway_kafka._stages._keyed_processor import KeyedProcessor
 from trio_broadway_kafka._stages._limiter import Limiter
 from trio_broadway_kafka._stages._processor import Processor
@@ -43,6 +44,8 @@ class Processors:
             start, not even what another one would take before it is cancelled.
         limiter: how many messages may be taken.
         want: called whenever few messages are left to take.
+        times: how long messages take from end to end is put down there.
+        own_times: what the processors spend their time on, there.
         clock: seconds; tests inject one that does not run away.
 
     Attributes:
@@ -66,6 +69,8 @@ class Processors:
         stop: Callable[[], None],
         limiter: Limiter,
         want: Callable[[], None],
+        times: Times,
+        own_times: StageTimes,
         clock: Callable[[], float],
     ) -> None:
         self.handle = handle
@@ -83,6 +88,10 @@ class Processors:
         self.all = tuple(kind(self) for _ in range(count))
         self._limiter = limiter
         self._want = want
+        self._all_times = times
+        self._times = own_times
+        self._parked = 0
+        self._is_full = self._is_limited = self._is_blocked = False
         self.tasks: set[trio.lowlevel.Task] = set()
         self._lot = trio.lowlevel.ParkingLot()
         self._released: trio.Event | None = None
@@ -126,11 +135,13 @@ class Processors:
         """The current task is a processor."""
         self.tasks.add(trio.lowlevel.current_task())
         self.running += 1
+        self._times.change(tasks=1, busy=1)
 
     def note_ended(self) -> None:
         """The current task is one no longer."""
         self.tasks.discard(trio.lowlevel.current_task())
         self.running -= 1
+        self._times.change(tasks=-1, busy=-1)
         is_first = self._left == len(self.all)
         # Before what may raise: closing waits for it, shielded.
         self._left -= 1
@@ -146,7 +157,9 @@ class Processors:
             if self.lanes.is_empty():  # without a limit it is
                 self._want()
             if not self.can_take():  # what was held may have come back
-                await self._lot.park()
+                # If there is something to take it is the limit that forbids it.
+                self.set_blocked(limited=not self.lanes.is_empty())
+                await self._wait()
         finally:
             self.running += 1
         self.due = self.clock() + PACE
@@ -154,6 +167,45 @@ class Processors:
         # work within a few turns, a fast one's wake a single one in vain.
         if self.can_take():
             self._lot.unpark(count=1 if self.running == 1 else 2)
+
+    async def _wait(self) -> None:
+        self._times.change(busy=-1, blocked=self._is_blocked)
+        self._parked += 1
+        try:
+            await self._lot.park()
+        finally:
+            self._parked -= 1
+            self._times.change(busy=1, blocked=-self._is_blocked)
+            self.set_blocked(limited=False)
+
+    def set_blocked(self, *, full: bool | None = None, limited: bool | None = None) -> None:
+        """Why those that wait might have something to do if it was not for a bound: no more
+        fits in, or there are no tokens. None: as before."""
+        self._is_full = self._is_full if full is None else full
+        self._is_limited = self._is_limited if limited is None else limited
+        is_blocked = self._is_full or self._is_limited
+        if is_blocked != self._is_blocked:
+            self._is_blocked = is_blocked
+            self._times.change(blocked=self._parked if is_blocked else -self._parked)
+
+    def next_handle(self) -> Callable[[Message], Awaitable[object]]:
+        """The handler for what is taken next: now and then it is timed."""
+        return self._handle_timed if self._times.is_sample_due() else self.handle
+
+    async def _handle_timed(self, message: Message) -> object:
+        clock = self._all_times.clock
+        started = clock()
+        try:
+            result = await self.handle(message)
+        except Exception:
+            now = clock()
+            self._times.handling.add(now - started, now)
+            raise
+        now = clock()
+        self._times.handling.add(now - started, now)
+        if self.forward is None and message.failure is None:
+            self._all_times.note_end(message._record.timestamp(), now)
+        return result
 
     def has_work(self) -> bool:
         """Whether a processor would find something to do."""

@@ -49,8 +49,8 @@ class SourceListener(Protocol):
     def received(self, segments: Sequence[Segment]) -> None:
         """Messages arrived, or (with none) held ones came back or an end was reached."""
 
-    def exhausted(self) -> None:
-        """Nothing more fits in."""
+    def wanted(self, count: int) -> None:
+        """So many messages are asked for; 0: nothing more fits in."""
 
     def failed(self, error: BaseException) -> None:
         """The pipeline can't go on."""
@@ -154,8 +154,7 @@ class Source:
         if count:
             self._fetch_open = True
             self._wishes.send_nowait(count)
-        else:
-            self._listener.exhausted()
+        self._listener.wanted(count)
 
     def ready(self, state: PartitionOffsets) -> None:
         """A partition's stages are there, or a pause by policy is over: fetch it."""

@@ -108,6 +108,10 @@ class Questions:
         await self._ask("partitions")
         return self._cluster.matching(tuple(topics))
 
+    def wall_time(self) -> float:
+        """See `KafkaClient`: the clock that `FakeBroker.produce` takes its timestamps from."""
+        return trio.current_time()
+
     @property
     def topics(self) -> Sequence[str]:
         """See `KafkaClient.topics`."""

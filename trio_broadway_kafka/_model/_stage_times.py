@@ -1,0 +1,150 @@
+"""What the tasks of each stage spend their time on, and how long its handlers take.
+
+A stage's tasks are busy (a handler runs), idle (there is nothing to do) or back-pressured
+(there may be something to do, and they must not: no more fits in). The three sum up to the
+time of all of its tasks. It is counted where a task begins or ends to wait, never for a
+message that it takes in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trio_broadway_kafka._model._latencies import Latencies, LatencyStatistics
+
+__all__ = ["SAMPLE_EVERY", "StageStatistics", "StageTimes", "Times"]
+
+SAMPLE_EVERY = 0.1
+"""Seconds between two samples of handlers' durations: to time each would cost half of what a
+message costs, where its handler does nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStatistics:
+    """One stage. Its three times sum up to the time that its tasks have been there.
+
+    Attributes:
+        name: "handle_message", or "handle_batch:NAME" for a batcher's handler.
+        concurrency: how many tasks it has: of all partitions, where each has its own.
+        busy_s: seconds that its tasks ran handlers, together. Handlers that never wait are
+            all run by one task: then that one is busy, the others idle.
+        idle_s: seconds that they had nothing to do.
+        backpressured_s: seconds that they had nothing to do because no more may be taken:
+            ``max_in_flight`` is reached, or the rate limit.
+        handling: how long its handlers take.
+    """
+
+    name: str
+    concurrency: int
+    busy_s: float
+    idle_s: float
+    backpressured_s: float
+    handling: LatencyStatistics
+
+
+class StageTimes:
+    """What the tasks of one stage do.
+
+    Args:
+        name: the stage's.
+        clock: seconds.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_blocked_s",
+        "_busy",
+        "_busy_s",
+        "_clock",
+        "_idle_s",
+        "_since",
+        "_tasks",
+        "handling",
+        "name",
+        "sample_at",
+    )
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.name = name
+        self._clock = clock
+        self._since = 0.0  # without tasks it does not matter
+        self._tasks = self._busy = self._blocked = 0
+        self._busy_s = self._idle_s = self._blocked_s = 0.0
+        self.handling = Latencies()
+        self.sample_at = 0.0  # when the next sample of durations is due
+
+    def change(self, *, tasks: int = 0, busy: int = 0, blocked: int = 0) -> float:
+        """So many tasks more are there, are busy, or are back-pressured, as of now: then."""
+        now = self._count()
+        self._tasks += tasks
+        self._busy += busy
+        self._blocked += blocked
+        return now
+
+    def _count(self) -> float:
+        now = self._clock()
+        passed = now - self._since
+        self._since = now
+        self._busy_s += self._busy * passed
+        self._blocked_s += self._blocked * passed
+        self._idle_s += (self._tasks - self._busy - self._blocked) * passed
+        return now
+
+    def is_sample_due(self) -> bool:
+        """Whether to time the handlers that come next; it is asked once for each time."""
+        now = self._clock()
+        if now < self.sample_at:
+            return False
+        self.sample_at = now + SAMPLE_EVERY
+        return True
+
+    def statistics(self) -> StageStatistics:
+        """Where it stands."""
+        now = self._count()
+        return StageStatistics(
+            name=self.name,
+            concurrency=self._tasks,
+            busy_s=self._busy_s,
+            idle_s=self._idle_s,
+            backpressured_s=self._blocked_s,
+            handling=self.handling.statistics(now),
+        )
+
+
+class Times:
+    """Those of all stages of a pipeline: where each partition has stages of its own, those of
+    one name count together, and go on counting when others take their place.
+
+    Args:
+        clock: seconds.
+        wall_clock: seconds since the epoch, comparable to records' timestamps.
+
+    Attributes:
+        end_to_end: from a record's timestamp until its last handler has ended.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], wall_clock: Callable[[], float] | None = None
+    ) -> None:
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.end_to_end = Latencies()
+        self._stages: dict[str, StageTimes] = {}
+
+    def of(self, name: str) -> StageTimes:
+        """Those of a stage."""
+        found = self._stages.get(name)
+        if found is None:
+            found = self._stages[name] = StageTimes(name, self.clock)
+        return found
+
+    def note_end(self, timestamp: tuple[int, int], now: float) -> None:
+        """The last handler of a record with this timestamp has ended now."""
+        kind, milliseconds = timestamp
+        if kind and self.wall_clock is not None:
+            self.end_to_end.add(self.wall_clock() - milliseconds / 1000, now)
+
+    def statistics(self) -> tuple[StageStatistics, ...]:
+        """Where each stage stands."""
+        return tuple(stage.statistics() for stage in self._stages.values())
