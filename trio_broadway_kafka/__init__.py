@@ -1,6 +1,7 @@
 """Process Kafka with trio: structured concurrency, back-pressure, ordered commits."""
 
 from trio_broadway_kafka._model._batch import Batch
+from trio_broadway_kafka._model._batch_sizes import TriggerStatistics
 from trio_broadway_kafka._model._errors import (
     BroadwayKafkaError,
     ConfigError,
@@ -67,6 +68,7 @@ __all__ = [
     "Stop",
     "TopicStatistics",
     "Topology",
+    "TriggerStatistics",
     "open_pipeline",
     "run_pipeline",
 ]

@@ -182,6 +182,7 @@ class Pipeline(Wiring):
             busy=self._assignment.busy,
             started=self._assignment.started,
             batchers=self._assignment.batcher_statistics(),
+            max_in_flight=self._options.max_in_flight,
             times=self._times,
             pauses=self._source.pausing.pauses.of,
             now=trio.current_time(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from trio_broadway_kafka._model._stage_times import SAMPLE_EVERY, StageTimes, Times
 
 
@@ -11,6 +13,18 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class Record:
+    name: str
+    when: tuple[int, int]
+
+    def topic(self) -> str:
+        return self.name
+
+    def timestamp(self) -> tuple[int, int]:
+        return self.when
 
 
 def test_the_three_sum_up_to_the_time_of_all_tasks() -> None:
@@ -58,7 +72,13 @@ def test_stages_of_one_name_count_together() -> None:
 
 def test_end_to_end_is_from_the_timestamp_by_the_clock_that_made_it() -> None:
     times = Times(Clock(), wall_clock=lambda: 5.0)
-    times.note_end((1, 2_000), now=0.0)
-    times.note_end((0, -1), now=0.0)  # it has no timestamp
+    times.note_end(Record("a", (1, 2_000)), now=0.0)  # type: ignore[arg-type]
+    times.note_end(Record("b", (2, 9_000)), now=0.0)  # type: ignore[arg-type]
+    times.note_end(Record("b", (0, -1)), now=0.0)  # type: ignore[arg-type]
     found = times.end_to_end.statistics(0.0)
-    assert (found.count, found.max) == (1, 3.0)
+    assert (found.count, found.max) == (2, 3.0)
+    of_topics = {topic: one.statistics(0.0) for topic, one in times.topics.items()}
+    assert {topic: (one.count, one.max) for topic, one in of_topics.items()} == {
+        "a": (1, 3.0),
+        "b": (1, 0.0),  # produced in the future, by another clock
+    }

@@ -19,6 +19,7 @@ from trio_broadway_kafka import (
     TopicStatistics,
     open_pipeline,
 )
+from trio_broadway_kafka._model._batch_sizes import SIZE_BOUNDS
 from trio_broadway_kafka.testing import FakeBroker
 
 
@@ -220,6 +221,61 @@ async def test_handlers_that_raise_are_timed_and_those_cut_off_are_not(
     ) as pipeline:
         await trio.sleep(10)
     assert pipeline.statistics().stages[0].handling.total == 0
+
+
+async def test_lag_has_its_seconds_whether_its_records_are_here_or_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=sleeping(10), concurrency=1),
+        max_in_flight=2,
+        commit_interval=0,
+    ) as pipeline:
+        await pipeline.wait_assigned()
+        await trio.sleep(1)
+        assert lag(pipeline.statistics()) == (0, 0)
+        broker.produce("t", b"v")
+        await trio.sleep(5)
+        broker.produce("t", b"v")
+        await trio.sleep(1)
+        assert lag(pipeline.statistics()) == (2, 6)
+        await trio.sleep(5)
+        assert lag(pipeline.statistics()) == (1, 6)
+        await pipeline.wait_caught_up()
+        await trio.sleep(1)
+        assert lag(pipeline.statistics()) == (0, 0)
+
+
+def lag(statistics: PipelineStatistics) -> tuple[int | None, int | None]:
+    (partition,) = statistics.partitions
+    seconds = None if partition.lag_s is None else round(partition.lag_s)
+    return partition.lag, seconds
+
+
+async def test_a_batcher_tells_why_its_batches_left_and_what_they_held(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 25)
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(batchers={"default": Batcher(handle_batch=sleeping(1), size=10)}),
+    ) as pipeline:
+        await trio.sleep(1.5)
+        (batcher,) = pipeline.statistics().batchers
+        assert (batcher.running, batcher.pending, batcher.delivered) == (10, 5, 10)
+        await pipeline.wait_caught_up()
+        (batcher,) = pipeline.statistics().batchers
+    assert [(one.trigger, one.batches, one.messages) for one in batcher.triggers] == [
+        ("size", 2, 20),
+        ("timeout", 1, 5),
+    ]
+    sizes = dict(zip((*SIZE_BOUNDS, "more"), batcher.triggers[0].buckets, strict=True))
+    assert {bound: count for bound, count in sizes.items() if count} == {10: 2}
 
 
 async def test_each_topic_has_its_counts_beyond_its_assignments(

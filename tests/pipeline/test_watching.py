@@ -38,6 +38,7 @@ async def test_statistics_tell_what_is_where(autojump_clock: trio.testing.MockCl
             highest_finished=None,
             end=0,
             lag=0,
+            lag_s=0,
             in_flight=0,
             oldest_unacked_s=None,
             paused=(),
@@ -51,6 +52,7 @@ async def test_statistics_tell_what_is_where(autojump_clock: trio.testing.MockCl
             highest_finished=2,
             end=6,
             lag=5,
+            lag_s=pytest.approx(4, abs=0.1),  # type: ignore[arg-type]
             in_flight=4,
             oldest_unacked_s=pytest.approx(4, abs=0.1),  # type: ignore[arg-type]
             paused=(),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import Any
 
 from trio_broadway_kafka._model._batch import Batch, Trigger
+from trio_broadway_kafka._model._batch_sizes import BatchSizes
 from trio_broadway_kafka._model._message import DEFAULT_ROUTE, Message
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
@@ -36,6 +37,7 @@ class Batches:
     Attributes:
         ready: what may start, oldest first.
         delivered: messages of batches that have ended.
+        sizes: what the batches that have ended held.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Batches:
         self.ready: deque[Batch] = deque()
         self.running: set[Batch] = set()
         self.delivered = 0
+        self.sizes = BatchSizes()
         self._size = size
         self._weigh = weigh
         self._timeout = timeout
@@ -203,16 +206,19 @@ class Batches:
 
     def done(self, batch: Batch) -> None:
         """A batch that was taken has been settled."""
-        self.running.discard(batch)
-        self.delivered += len(batch)
+        self._ended(batch)
         self._free(batch.key)
 
     def try_again(self, batch: Batch, again: Batch, due: float) -> None:
         """A batch that was taken has been settled, but for `again`, which is to be handled
         at `due`, before all others of its key."""
+        self._ended(batch)
+        heapq.heappush(self._again, (due, next(self._retries), again))
+
+    def _ended(self, batch: Batch) -> None:
         self.running.discard(batch)
         self.delivered += len(batch)
-        heapq.heappush(self._again, (due, next(self._retries), again))
+        self.sizes.add(batch.trigger, len(batch))
 
     def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> None:
         """A batch was cut off as these assignments ended: the rest of it comes first again."""

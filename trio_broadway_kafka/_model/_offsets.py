@@ -271,6 +271,13 @@ class PartitionOffsets(Tally):
         self.prefix()
         return self._segments[0].received_at if self._segments else None
 
+    @property
+    def oldest_timestamp(self) -> tuple[int, int]:
+        """The timestamp (type, milliseconds) of the oldest record that is not finished, or one
+        that lay shortly before; its type is 0 if none is known."""
+        self.prefix()
+        return self._segments[0].timestamp if self._segments else self._timestamp
+
     def truncate(self, segment: Segment, at_most: int) -> int:
         """Drop the untaken end of `segment`; the next fetch is to start there.
 

@@ -35,6 +35,8 @@ class Segment:
         last: offset of the last one.
         size: bytes of the messages' values.
         received_at: when it arrived, in seconds of the pipeline's clock.
+        timestamp: the first record's, as confluent_kafka gives it; its type is 0 if there
+            is none.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class Segment:
         "partition",
         "received_at",
         "size",
+        "timestamp",
     )
 
     def __init__(
@@ -62,6 +65,7 @@ class Segment:
         offsets: Sequence[int] | None = None,
         size: int = 0,
         received_at: float = 0.0,
+        timestamp: tuple[int, int] = (0, 0),
         whole: bool = False,
     ) -> None:
         count = len(messages)
@@ -74,6 +78,7 @@ class Segment:
         self.last = last
         self.size = size
         self.received_at = received_at
+        self.timestamp = timestamp
         self._offsets = None if contiguous else offsets
         if not contiguous and (offsets is None or len(offsets) != count):
             raise ValueError("a segment with gaps needs its messages' real offsets")

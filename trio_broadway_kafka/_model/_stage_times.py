@@ -8,10 +8,15 @@ message that it takes in between.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trio_broadway_kafka._model._latencies import Latencies, LatencyStatistics
+
+if TYPE_CHECKING:
+    from trio_broadway_kafka._kafka._client import RawMessage
 
 __all__ = ["SAMPLE_EVERY", "StageStatistics", "StageTimes", "Times"]
 
@@ -27,6 +32,7 @@ class StageStatistics:
     Attributes:
         name: "handle_message", or "handle_batch:NAME" for a batcher's handler.
         concurrency: how many tasks it has: of all partitions, where each has its own.
+        busy: how many of them run a handler now.
         busy_s: seconds that its tasks ran handlers, together. Handlers that never wait are
             all run by one task: then that one is busy, the others idle.
         idle_s: seconds that they had nothing to do.
@@ -37,6 +43,7 @@ class StageStatistics:
 
     name: str
     concurrency: int
+    busy: int
     busy_s: float
     idle_s: float
     backpressured_s: float
@@ -105,6 +112,7 @@ class StageTimes:
         return StageStatistics(
             name=self.name,
             concurrency=self._tasks,
+            busy=self._busy,
             busy_s=self._busy_s,
             idle_s=self._idle_s,
             backpressured_s=self._blocked_s,
@@ -122,6 +130,7 @@ class Times:
 
     Attributes:
         end_to_end: from a record's timestamp until its last handler has ended.
+        topics: the same for the records of each topic.
     """
 
     def __init__(
@@ -130,6 +139,7 @@ class Times:
         self.clock = clock
         self.wall_clock = wall_clock
         self.end_to_end = Latencies()
+        self.topics: defaultdict[str, Latencies] = defaultdict(Latencies)
         self._stages: dict[str, StageTimes] = {}
 
     def of(self, name: str) -> StageTimes:
@@ -139,11 +149,19 @@ class Times:
             found = self._stages[name] = StageTimes(name, self.clock)
         return found
 
-    def note_end(self, timestamp: tuple[int, int], now: float) -> None:
-        """The last handler of a record with this timestamp has ended now."""
+    def note_end(self, record: RawMessage, now: float) -> None:
+        """The last handler of this record has ended now."""
+        age = self.age(record.timestamp())
+        if age is not None:
+            self.end_to_end.add(age, now)
+            self.topics[record.topic()].add(age, now)
+
+    def age(self, timestamp: tuple[int, int]) -> float | None:
+        """Seconds since a record's timestamp, None if it has none."""
         kind, milliseconds = timestamp
-        if kind and self.wall_clock is not None:
-            self.end_to_end.add(self.wall_clock() - milliseconds / 1000, now)
+        if not kind or self.wall_clock is None:
+            return None
+        return max(0.0, self.wall_clock() - milliseconds / 1000)
 
     def statistics(self) -> tuple[StageStatistics, ...]:
         """Where each stage stands."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from trio_broadway_kafka._model._batch_sizes import TriggerStatistics, sum_of_triggers
 from trio_broadway_kafka._model._latencies import LatencyStatistics
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._stage_times import StageStatistics, Times
@@ -35,6 +36,8 @@ class PartitionStatistics:
         lag: offsets from `committed` to `end`, None while unknown: the number that lag tools
             show. Without a committed offset, and until the first commit after a
             ``start_from``, from where reading started.
+        lag_s: seconds since the oldest record that is not finished was produced (or one that
+            arrived shortly before it); 0 without lag, None while unknown.
         in_flight: messages here and not finished.
         oldest_unacked_s: seconds since the first unfinished message arrived (with those
             it arrived together with), None if all are finished.
@@ -51,6 +54,7 @@ class PartitionStatistics:
     highest_finished: int | None
     end: int | None
     lag: int | None
+    lag_s: float | None
     in_flight: int
     oldest_unacked_s: float | None
     paused: tuple[str, ...]
@@ -64,13 +68,17 @@ class BatcherStatistics:
         name: its name.
         open_batches: batches being filled.
         pending: messages in batches whose handler has not started.
+        running: messages in batches whose handler runs.
         delivered: messages of batches whose handler has ended, well or not.
+        triggers: why the batches left, and what they held.
     """
 
     name: str
     open_batches: int
     pending: int
+    running: int
     delivered: int
+    triggers: tuple[TriggerStatistics, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +87,7 @@ class TopicStatistics:
 
     Attributes:
         topic: its name.
-        received, succeeded, skipped, dead_lettered: as in `PipelineStatistics`.
+        received, succeeded, skipped, dead_lettered, end_to_end: as in `PipelineStatistics`.
     """
 
     topic: str
@@ -87,6 +95,7 @@ class TopicStatistics:
     succeeded: int = 0
     skipped: int = 0
     dead_lettered: int = 0
+    end_to_end: LatencyStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +110,7 @@ class PipelineStatistics:
         dead_lettered: messages that failed and are in a dead-letter topic (see `DeadLetter`).
         retried: times a failed message was to be tried again (see `Retry`).
         in_flight: messages here and not finished.
+        max_in_flight: how many there may be.
         in_flight_bytes: bytes of values held.
         busy: handlers running.
         queued: messages here that have not started.
@@ -121,6 +131,7 @@ class PipelineStatistics:
     dead_lettered: int
     retried: int
     in_flight: int
+    max_in_flight: int
     in_flight_bytes: int
     busy: int
     queued: int
@@ -143,7 +154,9 @@ def sum_of_batchers(batchers: Iterable[BatcherStatistics]) -> tuple[BatcherStati
                 name=one.name,
                 open_batches=so_far.open_batches + one.open_batches,
                 pending=so_far.pending + one.pending,
+                running=so_far.running + one.running,
                 delivered=so_far.delivered + one.delivered,
+                triggers=sum_of_triggers((*so_far.triggers, *one.triggers)),
             )
         )
     return tuple(found.values())
@@ -187,6 +200,7 @@ def pipeline_statistics(
     busy: int,
     started: int,
     batchers: tuple[BatcherStatistics, ...],
+    max_in_flight: int,
     times: Times,
     pauses: Callable[[PartitionOffsets], tuple[str, ...]],
     now: float,
@@ -201,6 +215,7 @@ def pipeline_statistics(
         busy: handlers running.
         started: messages that have started and are not finished.
         batchers: the batchers' own.
+        max_in_flight: the pipeline's.
         times: what the stages spend their time on.
         pauses: why a partition is paused.
         now: seconds of the clock that segments are stamped with.
@@ -215,19 +230,25 @@ def pipeline_statistics(
         dead_lettered=sum(topic.dead_lettered for topic in topics),
         retried=retried,
         in_flight=in_flight,
+        max_in_flight=max_in_flight,
         in_flight_bytes=sum(state.unfinished_bytes for state in states),
         busy=busy,
         queued=max(0, in_flight - started),
-        partitions=tuple(_of_partition(state, pauses(state), now) for state in states),
+        partitions=tuple(_of_partition(state, pauses(state), times, now) for state in states),
         batchers=batchers,
-        topics=topics,
+        topics=tuple(
+            replace(topic, end_to_end=times.topics[topic.topic].statistics(now))
+            if topic.topic in times.topics
+            else topic
+            for topic in topics
+        ),
         stages=times.statistics(),
         end_to_end=times.end_to_end.statistics(now),
     )
 
 
 def _of_partition(
-    state: PartitionOffsets, paused: tuple[str, ...], now: float
+    state: PartitionOffsets, paused: tuple[str, ...], times: Times, now: float
 ) -> PartitionStatistics:
     since = state.oldest_unfinished_since
     return PartitionStatistics(
@@ -239,6 +260,7 @@ def _of_partition(
         highest_finished=state.highest_finished,
         end=state.end,
         lag=state.lag,
+        lag_s=times.age(state.oldest_timestamp) if state.lag else state.lag,
         in_flight=state.unfinished,
         oldest_unacked_s=None if since is None else now - since,
         paused=paused,

@@ -30,6 +30,7 @@ class Tally:
         "_retired",
         "_segments",
         "_skipped",
+        "_timestamp",
     )
 
     def __init__(self) -> None:
@@ -40,10 +41,12 @@ class Tally:
         self._skipped = 0
         self._dead_lettered = 0
         self._passed = 0
+        self._timestamp = (0, 0)  # of the segment that was let go of last
 
     def _retire(self, segment: Segment) -> None:
         """Let go of a segment; what is unfinished of it counts no more."""
         flags = segment.flags
+        self._timestamp = segment.timestamp
         if finished := len(flags.rstrip(b"\0")):
             self._highest_retired = segment.offset_of(finished - 1)
         self._retired += len(flags) - flags.count(0)

@@ -225,7 +225,7 @@ class Worker:
             await self._settle(batch, None)
         else:
             batch._finish()
-            self._stage.all_times.note_end(batch._first_record.timestamp(), ended)
+            self._stage.all_times.note_end(batch._first_record, ended)
             self.cutting.clear()  # it has ended after all
 
     async def _settle(self, batch: Batch, error: Exception | None) -> None:

@@ -105,7 +105,9 @@ class Batchers:
                 name=name,
                 open_batches=stage.batches.open_batches,
                 pending=stage.batches.pending,
+                running=sum(map(len, stage.batches.running)),
                 delivered=stage.batches.delivered,
+                triggers=stage.batches.sizes.statistics(),
             )
             for name, stage in self.stages.items()
         )

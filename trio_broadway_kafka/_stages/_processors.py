@@ -204,7 +204,7 @@ class Processors:
         now = clock()
         self._times.handling.add(now - started, now)
         if self.forward is None and message.failure is None:
-            self._all_times.note_end(message._record.timestamp(), now)
+            self._all_times.note_end(message._record, now)
         return result
 
     def has_work(self) -> bool:

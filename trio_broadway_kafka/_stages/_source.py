@@ -289,6 +289,7 @@ class Source:
             offsets=[message.offset() for message in messages] if gaps else None,
             size=size,
             received_at=now,
+            timestamp=messages[0].timestamp(),
             whole=self._intake.takes_whole(state),
         )
         state.receive(segment)
