@@ -85,6 +85,23 @@ class Pipeline(Wiring):
         self._check_open()
         await self._acknowledger.commit()
 
+    async def refresh_lag(self) -> None:
+        """Ask Kafka for the ends of the assigned partitions: the lag in `statistics` counts
+        from them.
+
+        They are learnt from fetches otherwise, so the lag of a partition that is not being
+        fetched, for it is paused or ``max_in_flight`` is reached, stands still.
+
+        Raises:
+            KafkaFailure: the broker does not tell the ends.
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        ends = await self._client.end_offsets(sorted(self._partitions))
+        for address, end in ends.items():
+            if (state := self._partitions.get(address)) is not None:
+                state.end = max(end, state.end or 0)
+
     async def drain(self, *, timeout: float | None = None) -> int:
         """Poll no more, drop what has not started, finish what has.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trio_broadway_kafka._model._stage_times import SAMPLE_EVERY, StageTimes, Times
+from trio_broadway_kafka._model._stage_times import SAMPLE, SAMPLE_EVERY, StageTimes, Times
 
 
 class Clock:
@@ -54,13 +54,16 @@ def test_a_task_that_has_ended_spends_no_more() -> None:
     assert (found.busy_s, found.idle_s, found.concurrency) == (1, 1, 0)
 
 
-def test_a_sample_is_due_now_and_then() -> None:
+def test_few_handlers_are_all_timed_and_of_many_a_part() -> None:
     clock = Clock()
     stage = StageTimes("s", clock)
-    assert stage.is_sample_due()
-    assert not stage.is_sample_due()
-    clock.now += SAMPLE_EVERY
-    assert stage.is_sample_due()
+    for _ in range(3):
+        for _ in range(SAMPLE):
+            assert stage.is_sample()
+            assert stage.end(stage.begin()) == clock.now
+        assert not stage.is_sample()
+        clock.now += SAMPLE_EVERY
+    assert stage.handling.statistics(clock.now).total == 3 * SAMPLE
 
 
 def test_stages_of_one_name_count_together() -> None:

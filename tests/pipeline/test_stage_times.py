@@ -231,7 +231,7 @@ async def test_lag_has_its_seconds_whether_its_records_are_here_or_not(
         client=broker.client(),
         topics=["t"],
         stages=Stages(handle_message=sleeping(10), concurrency=1),
-        max_in_flight=2,
+        max_in_flight=1,
         commit_interval=0,
     ) as pipeline:
         await pipeline.wait_assigned()
@@ -241,6 +241,8 @@ async def test_lag_has_its_seconds_whether_its_records_are_here_or_not(
         await trio.sleep(5)
         broker.produce("t", b"v")
         await trio.sleep(1)
+        assert lag(pipeline.statistics()) == (1, 6)  # nothing is being fetched
+        await pipeline.refresh_lag()
         assert lag(pipeline.statistics()) == (2, 6)
         await trio.sleep(5)
         assert lag(pipeline.statistics()) == (1, 6)

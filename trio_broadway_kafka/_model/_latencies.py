@@ -32,8 +32,8 @@ _COUNT = (_MOST - _LEAST) * _STEPS
 class LatencyStatistics:
     """How long something took, in seconds.
 
-    It is measured of a sample: of all messages where they are few, else of those that one
-    processor takes together, ten times a second. Batches are all measured.
+    It is measured of a sample: of all messages where they are few (up to a thousand a
+    second), else of about that many. Batches are all measured.
 
     Attributes:
         count: how many were measured in the last 30 to 60 seconds.

@@ -18,11 +18,13 @@ from trio_broadway_kafka._model._latencies import Latencies, LatencyStatistics
 if TYPE_CHECKING:
     from trio_broadway_kafka._kafka._client import RawMessage
 
-__all__ = ["SAMPLE_EVERY", "StageStatistics", "StageTimes", "Times"]
+__all__ = ["SAMPLE", "SAMPLE_EVERY", "StageStatistics", "StageTimes", "Times"]
 
 SAMPLE_EVERY = 0.1
-"""Seconds between two samples of handlers' durations: to time each would cost half of what a
-message costs, where its handler does nothing."""
+SAMPLE = 100
+"""Of handlers at most so many are begun to be timed in that many seconds, and those that one
+task handles on from there: to time each would cost half of what a message costs, where its
+handler does nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +67,12 @@ class StageTimes:
         "_busy_s",
         "_clock",
         "_idle_s",
+        "_sample_left",
+        "_sample_until",
         "_since",
         "_tasks",
         "handling",
         "name",
-        "sample_at",
     )
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
@@ -79,7 +82,8 @@ class StageTimes:
         self._tasks = self._busy = self._blocked = 0
         self._busy_s = self._idle_s = self._blocked_s = 0.0
         self.handling = Latencies()
-        self.sample_at = 0.0  # when the next sample of durations is due
+        self._sample_until = 0.0
+        self._sample_left = 0
 
     def change(self, *, tasks: int = 0, busy: int = 0, blocked: int = 0) -> float:
         """So many tasks more are there, are busy, or are back-pressured, as of now: then."""
@@ -98,13 +102,24 @@ class StageTimes:
         self._idle_s += (self._tasks - self._busy - self._blocked) * passed
         return now
 
-    def is_sample_due(self) -> bool:
-        """Whether to time the handlers that come next; it is asked once for each time."""
+    def is_sample(self) -> bool:
+        """Whether to time the handlers that come next. Each of them is to call `begin`."""
         now = self._clock()
-        if now < self.sample_at:
-            return False
-        self.sample_at = now + SAMPLE_EVERY
-        return True
+        if now >= self._sample_until:
+            self._sample_until = now + SAMPLE_EVERY
+            self._sample_left = SAMPLE
+        return self._sample_left > 0
+
+    def begin(self) -> float:
+        """A handler that is timed begins: now."""
+        self._sample_left -= 1
+        return self._clock()
+
+    def end(self, began: float) -> float:
+        """It has ended: now."""
+        now = self._clock()
+        self.handling.add(now - began, now)
+        return now
 
     def statistics(self) -> StageStatistics:
         """Where it stands."""

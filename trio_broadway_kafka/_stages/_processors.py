@@ -190,19 +190,16 @@ class Processors:
 
     def next_handle(self) -> Callable[[Message], Awaitable[object]]:
         """The handler for what is taken next: now and then it is timed."""
-        return self._handle_timed if self._times.is_sample_due() else self.handle
+        return self._handle_timed if self._times.is_sample() else self.handle
 
     async def _handle_timed(self, message: Message) -> object:
-        clock = self._all_times.clock
-        started = clock()
+        began = self._times.begin()
         try:
             result = await self.handle(message)
         except Exception:
-            now = clock()
-            self._times.handling.add(now - started, now)
+            self._times.end(began)
             raise
-        now = clock()
-        self._times.handling.add(now - started, now)
+        now = self._times.end(began)
         if self.forward is None and message.failure is None:
             self._all_times.note_end(message._record, now)
         return result
