@@ -60,7 +60,7 @@ def connect(
     entered: Callable[[PartitionOffsets], None],
     finished: Callable[[], None] | None,
     limiter: Limiter,
-    told: FanOut | None,
+    told: FanOut,
     pause: Callable[[PartitionOffsets, float], None],
     outputs: Outputs,
     group: str | None,
@@ -75,7 +75,7 @@ def connect(
         entered: called when a partition's own stages are there.
         finished: called after each message, None if nobody needs it.
         limiter: how many messages may be taken.
-        told: the instruments, None if there are none.
+        told: the instruments.
         pause: called with an assignment that is to be paused, and for how many seconds.
         outputs: where the outputs of messages go.
         group: the consumer group's name, for dead letters.
@@ -86,13 +86,13 @@ def connect(
         stages.check_bound(options.max_in_flight)
         stages = within_time(stages)
         return Assignment(
-            stages if told is None else told.watched(stages),
+            told.watched(stages),
             make_lanes(stages, share=options.max_in_flight, alone=failed is not None),
             want=want,
             finished=finished,
             limiter=limiter,
             failed=failed,
-            told=None if told is None else told.message_failed,
+            told=told.message_failed,
             pause=pause,
             outputs=outputs,
             group=group,

@@ -1,4 +1,4 @@
-"""The instruments of a pipeline, told of together. There is none where none is installed."""
+"""The instruments of a pipeline, told of together: those it was given, and those that came."""
 
 from __future__ import annotations
 
@@ -47,15 +47,26 @@ class FanOut:
         self._listeners: dict[str, list[tuple[Instrument, Callable[..., object]]]] = {}
         for event in vars(Instrument):
             if not event.startswith("_"):
-                self._listeners[event] = [
-                    (one, getattr(one, event)) for one in instruments if _overrides(one, event)
-                ]
+                self._listeners[event] = []
+        for instrument in instruments:
+            self.add(instrument)
         self._messages: list[Message] = []
         self._durations: list[float] = []
         self._lot = trio.lowlevel.ParkingLot()
         self._now = trio.current_time
         self._opened = False
         self._closed = False
+
+    def add(self, instrument: Instrument) -> None:
+        """Tell one more. One that comes when handlers run already is not told of them."""
+        for event, listeners in self._listeners.items():
+            if _overrides(instrument, event):
+                listeners.append((instrument, getattr(instrument, event)))
+
+    def remove(self, instrument: Instrument) -> None:
+        """Tell one no more."""
+        for event, listeners in self._listeners.items():
+            self._listeners[event] = [one for one in listeners if one[0] is not instrument]
 
     async def run(self) -> None:
         """Tell of handled messages whenever other tasks have their turn, until cancelled."""
@@ -92,11 +103,7 @@ class FanOut:
                     type(instrument).__qualname__,
                     event,
                 )
-                self._disable(instrument)
-
-    def _disable(self, instrument: Instrument) -> None:
-        for event, listeners in self._listeners.items():
-            self._listeners[event] = [one for one in listeners if one[0] is not instrument]
+                self.remove(instrument)
 
     # The pipeline.
 
@@ -116,7 +123,7 @@ class FanOut:
             error = raised
             raise
         finally:
-            if self._opened:
+            if self._opened and self._hears("pipeline_closed"):
                 left = self._pipeline.statistics().in_flight
                 self._tell("pipeline_closed", error=error, unfinished=left)
             self._closed = True
@@ -149,6 +156,8 @@ class FanOut:
 
     def received(self, segments: Sequence[Segment]) -> None:
         """These segments have arrived."""
+        if not self._hears("messages_received") and self._opened:
+            return
         for segment in segments:
             self._tell(
                 "messages_received",

@@ -41,7 +41,7 @@ class Listener:
         finished: called when something may have finished, None if nobody needs it.
         ending: called with assignments that begin to end.
         ended: called with assignments that have ended.
-        told: the instruments, None if there are none.
+        told: the instruments.
 
     Attributes:
         assigned_once: whether there has been an assignment.
@@ -60,7 +60,7 @@ class Listener:
         finished: Callable[[], None] | None,
         ending: Callable[[Sequence[PartitionOffsets]], None],
         ended: Callable[[Sequence[PartitionOffsets]], None],
-        told: FanOut | None,
+        told: FanOut,
     ) -> None:
         self.assigned_once = AsyncValue(False)
         self.ended_counts = Counts()
@@ -99,8 +99,7 @@ class Listener:
     # See `SourceListener`.
 
     def assigned(self, partitions: Sequence[PartitionOffsets]) -> None:
-        if self._told is not None:
-            self._told.assigned(partitions)
+        self._told.assigned(partitions)
         self._assignment.add(partitions)
         self._share_anew()
         self.assigned_once.value = True
@@ -154,8 +153,7 @@ class Listener:
     ) -> None:
         # A partition may be lost while its revoke drains it: it ends once.
         partitions = [partition for partition in partitions if partition.live]
-        if self._told is not None:
-            self._told.ended(partitions, lost=lost, duration=duration)
+        self._told.ended(partitions, lost=lost, duration=duration)
         self.ended_counts.add(partitions)
         self._ended(partitions)
         self._assignment.remove(partitions)
@@ -168,8 +166,7 @@ class Listener:
         self._acknowledger.received(segments)
         to_handle = [segment for segment in segments if segment.untaken]
         if to_handle or not segments:
-            if self._told is not None:
-                self._told.received(to_handle)
+            self._told.received(to_handle)
             self._assignment.received(to_handle)
         if self._finished is not None:
             self._finished()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -72,10 +72,7 @@ class Wiring:
         self.name = name
         self._group = group
         self._topics_at_first = session.topics
-        self._told: FanOut | None = None
-        if instruments:
-            self._told = FanOut(cast("Pipeline", self), instruments)
-        told = self._told
+        self._told = told = FanOut(cast("Pipeline", self), instruments)
         self._options = options
         self._partitions: dict[TopicPartition, PartitionOffsets] = {}
         self._stop_at: StopAt | None = None
@@ -173,8 +170,7 @@ class Wiring:
     @asynccontextmanager
     async def _lifetime(self) -> AsyncGenerator[trio.Nursery]:
         """The nursery and its tasks; at the end all of it is closed."""
-        told = nullcontext() if self._told is None else self._told.lifetime()
-        async with told, trio.open_nursery() as nursery:
+        async with self._told.lifetime(), trio.open_nursery() as nursery:
             self._nursery = nursery
             self._listener.start(nursery)
             self._policy_pauses.start(nursery)
@@ -184,8 +180,7 @@ class Wiring:
             nursery.start_soon(self._acknowledger.commit_regularly)
             nursery.start_soon(self._source.fetch_on_demand)
             nursery.start_soon(self._limiter.run)
-            if self._told is not None:
-                nursery.start_soon(self._told.run)
+            nursery.start_soon(self._told.run)
             nursery.start_soon(self._listener.raise_failure)
             try:
                 yield nursery
@@ -217,8 +212,7 @@ class Wiring:
     def _note_open(self) -> None:
         if self._state.value == "opening":
             self._state.value = "open"
-            if self._told is not None:
-                self._told.opened()
+            self._told.opened()
 
     async def _end_at(self, stop_at: StopAt) -> None:
         await stop_at.wait_reached(

@@ -77,7 +77,8 @@ def instructions(variant: str, messages: int) -> int:
             await pipeline.wait_caught_up()
 
     before = sys.gettrace()
-    with seeded_scheduler(random.Random(1)):
+    # With some seeds the shorter run is spared a turn of the loop that the longer one has.
+    with seeded_scheduler(random.Random(2)):
         sys.settrace(trace)
         try:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
