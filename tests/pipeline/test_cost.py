@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from pathlib import Path
+from statistics import median
 from types import CodeType, FrameType
 from typing import Any
 
@@ -47,7 +48,12 @@ def stages_of(variant: str) -> Stages:
     return Stages(handle_message=handle, ordering=variant, concurrency=10)  # type: ignore[arg-type]
 
 
-def instructions(variant: str, messages: int) -> int:
+def usual_instructions(variant: str, messages: int) -> float:
+    """With some orders of turns there is one turn of the loop more, or less."""
+    return median(instructions(variant, messages, seed) for seed in range(3))
+
+
+def instructions(variant: str, messages: int, seed: int) -> int:
     """How many of ours a pipeline executes that handles so many messages."""
     broker = FakeBroker(topics={"t": 4})
     for number in range(messages):
@@ -77,8 +83,7 @@ def instructions(variant: str, messages: int) -> int:
             await pipeline.wait_caught_up()
 
     before = sys.gettrace()
-    # With some seeds the shorter run is spared a turn of the loop that the longer one has.
-    with seeded_scheduler(random.Random(2)):
+    with seeded_scheduler(random.Random(seed)):
         sys.settrace(trace)
         try:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -92,7 +97,7 @@ def test_a_message_costs_no_more_instructions(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_assignment, "pace", lambda: 0.0)  # no turns for others in between
-    few, many = instructions(variant, 2_000), instructions(variant, 6_000)
+    few, many = usual_instructions(variant, 2_000), usual_instructions(variant, 6_000)
     each = (many - few) / 4_000
     recorded = RECORDED[variant][min(sys.version_info.minor, 13) - 11]
     assert each < recorded / 0.8, f"{each:.1f} instructions a message, not {recorded}"
