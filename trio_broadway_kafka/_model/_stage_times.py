@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLE", "SAMPLE_EVERY", "StageStatistics", "StageTimes", "Times"]
 
-SAMPLE_EVERY = 0.1
-SAMPLE = 100
+SAMPLE_EVERY = 0.5
+SAMPLE = 500
 """Of handlers at most so many are begun to be timed in that many seconds, and those that one
 task handles on from there: to time each would cost half of what a message costs, where its
 handler does nothing."""
