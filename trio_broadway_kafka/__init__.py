@@ -31,10 +31,12 @@ from trio_broadway_kafka._model._statistics import (
     PipelineStatistics,
     TopicStatistics,
 )
+from trio_broadway_kafka._model._strip import Strip
 from trio_broadway_kafka._model._topology import BatcherTopology, StagesTopology, Topology
 from trio_broadway_kafka._open import open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka._run import run_pipeline
+from trio_broadway_kafka._whereabouts import Blocker
 from trio_broadway_kafka.instruments import Instrument
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Batcher",
     "BatcherStatistics",
     "BatcherTopology",
+    "Blocker",
     "BroadwayKafkaError",
     "ConfigError",
     "DeadLetter",
@@ -66,6 +69,7 @@ __all__ = [
     "Stages",
     "StagesTopology",
     "Stop",
+    "Strip",
     "TopicStatistics",
     "Topology",
     "TriggerStatistics",

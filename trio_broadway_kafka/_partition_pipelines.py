@@ -203,6 +203,11 @@ class PartitionPipelines:
         entering = {one.task for one in self._everyone()}
         return is_within(entering) or any(a.includes_caller() for a in self._at_work())
 
+    def of(self, state: PartitionOffsets) -> Assignment | None:
+        """What handles the messages of an assignment, None until its stages are there."""
+        one = self._of.get(state)
+        return None if one is None else one.assignment
+
     def set_full(self, value: bool) -> None:
         """As `Assignment.set_full`."""
         for assignment in self._at_work():

@@ -27,9 +27,11 @@ from trio_broadway_kafka._model._statistics import (
     PipelineStatistics,
     pipeline_statistics,
 )
+from trio_broadway_kafka._model._strip import Strip, strip_of
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._model._topology import Topology
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
+from trio_broadway_kafka._whereabouts import Blocker, blocker_of
 from trio_broadway_kafka._wiring import Wiring
 
 __all__ = ["Pipeline"]
@@ -177,6 +179,26 @@ class Pipeline(Wiring):
         check_rate_limit(limit)
         self._check_open()
         self._limiter.limit = limit
+
+    def strip(self, topic: str, partition: int, *, cells: int = 60) -> Strip | None:
+        """What is finished of a partition beyond what may be committed, in so many cells;
+        None if it is not assigned."""
+        state = self._partitions.get(TopicPartition(topic, partition))
+        return None if state is None else strip_of(state, cells)
+
+    def blocker(self, topic: str, partition: int) -> Blocker | None:
+        """The message that holds back what may be committed of a partition; None if there
+        is none, or the partition is not assigned."""
+        state = self._partitions.get(TopicPartition(topic, partition))
+        workings = None if state is None else self._assignment.of(state)
+        if state is None or workings is None:
+            return None
+        return blocker_of(workings, state, trio.current_time())
+
+    def since_poll(self) -> float:
+        """Seconds since the client was polled last: at most about one, but in a revoke, which
+        may last ``revoke_timeout``, and while trio's loop is blocked. 0 when it is closed."""
+        return 0.0 if self._state.value == "closed" else self._client.since_poll()
 
     def topology(self) -> Topology:
         """What the pipeline consists of, as of now."""

@@ -130,6 +130,10 @@ class StoppingClient:
         """See `KafkaClient`."""
         return self._client.wall_time()
 
+    def since_poll(self) -> float:
+        """See `KafkaClient`."""
+        return self._client.since_poll()
+
     @property
     def topics(self) -> Sequence[str]:
         """See `KafkaClient`."""

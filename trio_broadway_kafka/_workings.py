@@ -227,6 +227,10 @@ class Workings:
         """What each batcher holds and has delivered."""
         return self.batchers.statistics()
 
+    def of(self, state: PartitionOffsets) -> Workings | None:
+        """What handles the messages of an assignment."""
+        return self
+
     def set_full(self, value: bool) -> None:
         """Whether no more fits in."""
         self.processors.set_blocked(full=value)

@@ -317,6 +317,10 @@ class KafkaClient(Protocol):
         """Seconds since the epoch, by a clock that records' timestamps can be compared to."""
         ...
 
+    def since_poll(self) -> float:
+        """Seconds since the client was polled last; 0 while it does not run."""
+        ...
+
     @property
     def topics(self) -> Sequence[str]:
         """What is read, or will be soon: those of the session, until `subscribe` is obeyed."""

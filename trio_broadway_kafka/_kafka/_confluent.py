@@ -181,6 +181,10 @@ class ConfluentClient(Questions):
         """See `KafkaClient.wall_time`."""
         return time.time()
 
+    def since_poll(self) -> float:
+        """See `KafkaClient.since_poll`."""
+        return 0.0 if self._feeder is None else time.monotonic() - self._feeder.polled_at
+
     @property
     def topics(self) -> Sequence[str]:
         """See `KafkaClient.topics`."""

@@ -65,6 +65,7 @@ class Feeder:
 
     Attributes:
         stopping: set to leave; what is assigned is neither drained nor committed then.
+        polled_at: when it was polled last, in seconds of ``time.monotonic``.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Feeder:
         classic: bool = True,
     ) -> None:
         self.stopping = False
+        self.polled_at = time.monotonic()
         self._consumer = consumer
         self._commands = commands
         self._session = session
@@ -215,7 +217,9 @@ class Feeder:
         if not self._ticks.answered(now):
             # Kafka's max.poll.interval.ms is to take effect.
             self._serve(POLL)
-        elif self._wanted:
+            return
+        self.polled_at = now
+        if self._wanted:
             if self._partitions.resting:
                 self._partitions.rest(False)
             self._partitions.settle()

@@ -60,6 +60,10 @@ class Retries:
             found.append(heapq.heappop(self._heap)[3])
         return found
 
+    def of(self, partition: PartitionOffsets) -> list[Any]:
+        """What waits of this assignment, in no order."""
+        return [entry[3] for entry in self._heap if entry[2] is partition]
+
     def drop(self, partition: PartitionOffsets) -> list[Any]:
         """Take what waits of this assignment."""
         dropped = [entry[3] for entry in self._heap if entry[2] is partition]

@@ -31,6 +31,9 @@ class PartitionStatistics:
         epoch: names this assignment of it.
         position: offset after the last message that arrived, None before the first.
         committed: the group's committed offset as far as known.
+        finished_to: the offset below which all is finished: what the next commit makes of
+            `committed`; None while neither is known.
+        behind_gap: messages that are finished beyond it: some before them are not.
         highest_finished: offset of the last finished message, None if there is none.
         end: the partition's end as far as known; it is learnt from fetches.
         lag: offsets from `committed` to `end`, None while unknown: the number that lag tools
@@ -51,6 +54,8 @@ class PartitionStatistics:
     epoch: int
     position: int | None
     committed: int | None
+    finished_to: int | None
+    behind_gap: int
     highest_finished: int | None
     end: int | None
     lag: int | None
@@ -257,6 +262,8 @@ def _of_partition(
         epoch=state.epoch,
         position=state.position,
         committed=state.committed,
+        finished_to=state.reached or None,
+        behind_gap=state.finished_behind_gap,
         highest_finished=state.highest_finished,
         end=state.end,
         lag=state.lag,

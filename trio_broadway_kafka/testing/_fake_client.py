@@ -241,8 +241,10 @@ class FakeClient(Questions):
         """Return once the client is not frozen; tell whether it was."""
         if self not in self._cluster.frozen:
             return False
+        self._halted_at = trio.current_time()
         while self in self._cluster.frozen:
             await self._cluster.wait_changed()
+        self._halted_at = None
         self._cluster.expire(self.group)
         self._member.expires_at = math.inf
         return True

@@ -25,6 +25,7 @@ class Questions:
     _session: Session
     _member: Member
     _has_joined: bool
+    _halted_at: float | None = None
 
     def _check_open(self) -> None:
         raise NotImplementedError
@@ -111,6 +112,10 @@ class Questions:
     def wall_time(self) -> float:
         """See `KafkaClient`: the clock that `FakeBroker.produce` takes its timestamps from."""
         return trio.current_time()
+
+    def since_poll(self) -> float:
+        """See `KafkaClient`: a fake one polls unless it is frozen."""
+        return 0.0 if self._halted_at is None else trio.current_time() - self._halted_at
 
     @property
     def topics(self) -> Sequence[str]:

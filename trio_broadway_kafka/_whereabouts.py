@@ -1,0 +1,94 @@
+"""Where the message is that holds back what may be committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trio_broadway_kafka._model._batch import Batch
+from trio_broadway_kafka._model._message import Message, Retried
+from trio_broadway_kafka._model._offsets import PartitionOffsets
+from trio_broadway_kafka._model._segment import Segment
+from trio_broadway_kafka._workings import Workings
+
+__all__ = ["Blocker", "blocker_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """The first message of a partition that is not finished.
+
+    Attributes:
+        offset: its own.
+        stage: where it is: "handle_message", "handle_batch:NAME", or "queue" if it waits to
+            be handled for the first time (for its lane, for a free task), or for its outputs.
+        doing: "running" (its handler runs), "waiting" or "retrying" (it waits to be tried
+            again).
+        attempt: which attempt this is, from 1 on.
+        age_s: seconds since it arrived.
+    """
+
+    offset: int
+    stage: str
+    doing: str
+    attempt: int
+    age_s: float
+
+
+def blocker_of(workings: Workings, state: PartitionOffsets, now: float) -> Blocker | None:
+    """That of one assignment; None if all that is here is finished."""
+    state.prefix()
+    if not state._segments:
+        return None
+    segment = state._segments[0]
+    index = segment.flags.find(0)
+    stage, doing, attempt = _find(workings, state, segment, index)
+    return Blocker(
+        offset=segment.offset_of(index),
+        stage=stage,
+        doing=doing,
+        attempt=attempt,
+        age_s=max(0.0, now - segment.received_at),
+    )
+
+
+def _find(
+    workings: Workings, state: PartitionOffsets, segment: Segment, index: int
+) -> tuple[str, str, int]:
+    offset = segment.offset_of(index)
+    for processor in workings.processors.all:
+        message = processor.message
+        if message is not None and processor.segment is segment and message.offset == offset:
+            return "handle_message", "running", message.attempt
+    for name, stage in workings.batchers.stages.items():
+        where = f"handle_batch:{name}"
+        batches = stage.batches
+        again = [batch for _, _, batch in batches._again]
+        groups: list[tuple[str, Iterable[Batch]]] = [
+            ("running", batches.running),
+            ("retrying", again),
+            ("waiting", batches._waiting()),
+        ]
+        for doing, some in groups:
+            for batch in some:
+                if (attempt := _attempt_in(batch, segment, index)) is not None:
+                    return where, doing, attempt
+    for item in workings.lanes.retries.of(state):
+        # A message, or a lane whose first one it is.
+        found = item if len(item) == 3 else item[0][item[1]][0]
+        if found[0] is segment and found[2] == index:
+            raw = found[1]
+            attempt = raw.attempt if isinstance(raw, Retried) else 1
+            return "handle_message", "retrying", attempt
+    return "queue", "waiting", 1
+
+
+def _attempt_in(batch: Batch, segment: Segment, index: int) -> int | None:
+    """Which attempt of a message is in a batch, None if it is not there."""
+    for place, (where, at) in enumerate(batch._places()):
+        if where is segment and at == index:
+            item = batch._items[place]
+            if isinstance(item, Message):
+                return item.attempt
+            return item.attempt if isinstance(item, Retried) else 1
+    return None
