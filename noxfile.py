@@ -108,7 +108,7 @@ def bench(session: nox.Session) -> None:
 
     -- --peers: against other libraries.
     """
-    install(session, "trio-broadway-kafka[broker]")
+    install(session, "trio-broadway-kafka[broker,dashboard,prometheus]")
     arguments = [*session.posargs]
     name = "pipeline"
     if arguments and arguments[0] == "--peers":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 
 import trio
 from _backlog import Meter, consumer_settings, report
 
 from trio_broadway_kafka import Batch, Batcher, Message, Stages, open_pipeline
+from trio_broadway_kafka.dashboard import open_dashboard
+from trio_broadway_kafka.instruments.prometheus import PrometheusInstrument
 
 
 async def handle(message: Message) -> None: ...
@@ -37,11 +40,18 @@ def stages(variant: str) -> Stages:
 
 
 async def main(bootstrap: str, topic: str, count: int, variant: str) -> None:
-    async with open_pipeline(
-        kafka=consumer_settings(bootstrap, variant),
-        topics=[topic],
-        stages=stages(variant),
-    ) as pipeline:
+    variant, _, watched = variant.partition("+")
+    async with AsyncExitStack() as stack:
+        pipeline = await stack.enter_async_context(
+            open_pipeline(
+                kafka=consumer_settings(bootstrap, variant),
+                topics=[topic],
+                stages=stages(variant),
+                instruments=[PrometheusInstrument()] if watched else [],
+            )
+        )
+        if watched:
+            await stack.enter_async_context(open_dashboard(pipeline, port=0))
         await pipeline.wait_assigned()
         meter = Meter()
         await pipeline.wait_caught_up()

@@ -21,7 +21,8 @@ from statistics import median
 from _backlog import Result, local_or, make_backlog
 
 HERE = Path(__file__).parent
-VARIANTS = ("batches", "batches_of_messages", "unordered", "partition", "key")
+# "+watched": with Prometheus and the dashboard.
+VARIANTS = ("batches", "batches_of_messages", "unordered", "partition", "key", "key+watched")
 
 
 def run(script: str, *args: str) -> Result:
