@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "_kafka": {"_model"},
     "instruments": {"_model"},
     "dead_letters": {"_model", "_kafka", "_stages"},
-    "_cli": {"_model", "dead_letters"},
+    "_cli": {"_model", "_open", "_pipeline", "_run", "_kafka", "dashboard", "dead_letters"},
     "dashboard": {"_model", "_pipeline", "instruments"},
 }
 

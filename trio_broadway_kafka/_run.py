@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypedDict, Unpack
 
 import trio
@@ -19,7 +19,7 @@ from trio_broadway_kafka._open import Opening, open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka.instruments import Instrument
 
-__all__ = ["PipelineArguments", "run_pipeline"]
+__all__ = ["PipelineArguments", "run_opening", "run_pipeline"]
 
 _log = logging.getLogger("trio_broadway_kafka")
 
@@ -70,24 +70,49 @@ async def run_pipeline(
     """
     opening = open_pipeline(**arguments)
     assert isinstance(opening, Opening)
+    await run_opening(opening, drain_signals)
+
+
+async def run_opening(
+    opening: Opening,
+    drain_signals: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    *,
+    beside: Callable[[Pipeline], AbstractAsyncContextManager[object]] | None = None,
+) -> bool:
+    """As `run_pipeline`, of what `open_pipeline` has returned.
+
+    Args:
+        opening: not entered yet.
+        drain_signals: as there.
+        beside: what is to be open while the pipeline is.
+
+    Returns:
+        Whether a signal cancelled it.
+    """
     pipeline = opening.pipeline
     signals = tuple(drain_signals)
+    cancelled = trio.Event()
     with trio.open_signal_receiver(*signals) if signals else nullcontext() as received:
         async with pipeline._lifetime() as nursery:
             if received is not None:
-                nursery.start_soon(_obey, received, pipeline)
+                nursery.start_soon(_obey, received, pipeline, cancelled)
             await pipeline._open()
-            await pipeline.wait_finished()
-            await pipeline.drain()
+            async with nullcontext() if beside is None else beside(pipeline):
+                await pipeline.wait_finished()
+                await pipeline.drain()
+    return cancelled.is_set()
 
 
-async def _obey(received: AsyncIterator[int], pipeline: Pipeline) -> None:
+async def _obey(
+    received: AsyncIterator[int], pipeline: Pipeline, cancelled: trio.Event
+) -> None:
     """The first signal drains, the second cancels; one while opening cancels that."""
     draining = False
     async for number in received:
         name = signal.Signals(number).name
         if draining or pipeline._state.value == "opening":
             _log.warning("%s: %s: cancelling", pipeline.name, name)
+            cancelled.set()
             pipeline._nursery.cancel_scope.cancel()
         else:
             draining = True

@@ -12,11 +12,9 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
-from trio_broadway_kafka._model._errors import ConfigError
+from trio_broadway_kafka._cli._common import add_connection, tables
 from trio_broadway_kafka.dead_letters import Letter, Place, Redriven, Selection, read, redrive
 
 __all__ = ["add_to", "as_json", "time_of"]
@@ -97,13 +95,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bootstrap", metavar="HOST:PORT,...", help="Kafka's address")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="librdkafka's settings, a key=value a line; secrets belong there",
-    )
+    add_connection(parser)
     parser.add_argument(
         "--group", help="remembers what was sent back (default: <topic>-redrive)"
     )
@@ -181,31 +173,14 @@ def _bar(options: argparse.Namespace, doing: str) -> AbstractContextManager[Any]
     """A progress bar on a terminal, else nothing."""
     if options.json or not sys.stderr.isatty():
         return nullcontext(lambda *_: None)
-    bar: AbstractContextManager[Any] = _tables().progress(doing)
+    bar: AbstractContextManager[Any] = tables().progress(doing)
     return bar
-
-
-def _tables() -> ModuleType:
-    """What people see.
-
-    Raises:
-        ConfigError: rich is not there.
-    """
-    try:
-        from trio_broadway_kafka._cli import _tables
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
-            raise
-        raise ConfigError(
-            "for tables and bars: pip install 'trio-broadway-kafka[cli]'; for scripts: --json"
-        ) from None
-    return _tables
 
 
 def _check_output(options: argparse.Namespace) -> None:
     """Find out at once, not at the end, that something is missing."""
     if not options.json:
-        _tables()
+        tables()
 
 
 async def _list(options: argparse.Namespace, kafka: dict[str, object]) -> int:
@@ -232,7 +207,7 @@ async def _list(options: argparse.Namespace, kafka: dict[str, object]) -> int:
                     else:
                         letters.append(letter)
     if not options.json:
-        _tables().show_list(options.topic, letters, count, kinds)
+        tables().show_list(options.topic, letters, count, kinds)
     return 0
 
 
@@ -243,7 +218,7 @@ async def _show(options: argparse.Namespace, kafka: dict[str, object]) -> int:
             if options.json:
                 _print_json(as_json(letter, with_payload=True))
             else:
-                _tables().show_letter(letter)
+                tables().show_letter(letter)
             return 0
     place = f"{options.topic} {options.place.partition}@{options.place.offset}"
     sys.stderr.write(f"there is no letter at {place}\n")
@@ -274,5 +249,5 @@ async def _redrive(options: argparse.Namespace, kafka: dict[str, object]) -> int
         if options.json:
             _print_json({"dry_run": options.dry_run, **dataclasses.asdict(result)})
         else:
-            _tables().show_redriven(result, dry_run=options.dry_run)
+            tables().show_redriven(result, dry_run=options.dry_run)
     return 0

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from trio_broadway_kafka._cli import _dead_letters
+from trio_broadway_kafka._cli import _dead_letters, _lag, _run
 from trio_broadway_kafka._model._errors import BroadwayKafkaError, ConfigError
 
 __all__ = ["connection", "main"]
@@ -31,11 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=PROGRAM, description="Tools for pipelines of trio_broadway_kafka."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _run.add_to(commands)
+    _lag.add_to(commands)
     _dead_letters.add_to(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command: Callable[[argparse.Namespace, dict[str, object]], Awaitable[int]] = options.command
     try:
+        if getattr(options, "takes_signals", False):
+            return trio.run(command, options, {})
         kafka = connection(options.bootstrap, options.config)
         return trio.run(_until_interrupted, command, options, kafka)
     except ConfigError as error:

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from trio_broadway_kafka._kafka._groups import GroupLag, PartitionLag
 from trio_broadway_kafka.dead_letters import Letter, Redriven
 
-__all__ = ["progress", "show_letter", "show_list", "show_redriven"]
+__all__ = ["progress", "show_lag", "show_letter", "show_list", "show_redriven"]
 
 COLUMNS = ("LETTER", "FAILED AT", "FROM", "EXCEPTION", "TRIES", "REPLAYS")
 NUMBERS = ("TRIES", "REPLAYS")
@@ -173,3 +174,69 @@ def _payload(value: bytes | None, *, pretty: bool = False) -> str:
             lines = text.splitlines()
             return "\n".join(line if line.isprintable() else repr(line) for line in lines)
     return text
+
+
+def show_lag(found: GroupLag, *, before: GroupLag | None, seconds: float, clear: bool) -> None:
+    """A group's partitions, those that lag most first; with an earlier look the pace too.
+
+    Args:
+        found: the group now.
+        before: the group some time ago.
+        seconds: how long ago.
+        clear: whether to wipe the screen before, if it is one.
+    """
+    console = _console()
+    if clear and console.is_terminal:
+        console.clear()
+    members = f"{found.members} member{'' if found.members == 1 else 's'}"
+    state = found.state.lower().replace("_", " ")
+    console.print(
+        Text.assemble((found.group, "bold"), f": {state}, {found.protocol} protocol, {members}")
+    )
+    if not found.partitions:
+        console.print("It has no partitions and no offsets.")
+        return
+    earlier = {}
+    if before is not None:
+        earlier = {(one.topic, one.partition): one for one in before.partitions}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (
+        "PARTITION",
+        "COMMITTED",
+        "END",
+        "LAG",
+        *(("PER S", "CLEAR IN") * bool(before)),
+    ):
+        side: Literal["left", "right"] = "left" if name == "PARTITION" else "right"
+        table.add_column(name, no_wrap=True, justify=side)
+    table.add_column("MEMBER", overflow="ellipsis", no_wrap=True)
+    for one in sorted(found.partitions, key=lambda one: (-one.lag, one.topic, one.partition)):
+        pace = _pace(one, earlier.get((one.topic, one.partition)), seconds)
+        table.add_row(
+            Text(f"{one.topic}/{one.partition}"),
+            "-" if one.committed is None else f"{one.committed:,}",
+            f"{one.end:,}",
+            Text(f"{one.lag:,}", style="bold" if one.lag else ""),
+            *(pace if before else ()),
+            Text(one.member or "-", style="" if one.member else "yellow"),
+        )
+    console.print(table)
+    console.print(f"{found.lag:,} behind in {len(found.partitions)} partitions.")
+
+
+def _pace(now: PartitionLag, before: PartitionLag | None, seconds: float) -> tuple[str, str]:
+    """How many are committed a second, and when nothing lags any more, if that is to be."""
+    if before is None or seconds <= 0 or now.committed is None:
+        return "-", "-"
+    done = (now.committed - (before.committed or before.begin)) / seconds
+    shrinks = (before.lag - now.lag) / seconds
+    if not now.lag:
+        return f"{done:,.0f}", ""
+    return f"{done:,.0f}", _for(now.lag / shrinks) if shrinks > 0 else "never"
+
+
+def _for(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
