@@ -38,6 +38,7 @@ class Shown:
     broker: FakeBroker
     pipeline: Pipeline
     dashboard: Dashboard
+    streamed: trio.Event  # somebody has begun to read the stream
 
     @property
     def port(self) -> int:
@@ -69,7 +70,15 @@ async def shown(
         open_dashboard(pipeline, port=0, **options) as dashboard,
     ):
         await pipeline.wait_assigned()
-        yield Shown(broker, pipeline, dashboard)
+        streamed = trio.Event()
+        stream = dashboard._stream
+
+        def begin() -> AsyncGenerator[bytes]:
+            streamed.set()
+            return stream()
+
+        dashboard._stream = begin  # type: ignore[method-assign]
+        yield Shown(broker, pipeline, dashboard, streamed)
 
 
 async def connect(port: int) -> trio.SocketStream:

@@ -59,13 +59,19 @@ async def _lag(options: argparse.Namespace, kafka: dict[str, object]) -> int:
     show = None if options.json else tables()
     lags = GroupLags(kafka, options.group)
     before: tuple[float, GroupLag] | None = None
+    give_up_at = time.monotonic() + 15.0
     while True:
         try:
             found = await lags.ask(options.topic)
         except KafkaFailure as failure:
-            # Who watches waits out what passes, once there was an answer.
-            if before is None or not failure.retriable:
+            # Who watches waits out all that passes, once there was an answer; at first a
+            # coordinator may still be loading.
+            loading = "COORDINATOR" in failure.code and time.monotonic() < give_up_at
+            if not (failure.retriable and (before is not None or loading)):
                 raise
+            if before is None:
+                await trio.sleep(0.5)
+                continue
             sys.stderr.write(f"{failure}\n")
         else:
             now = time.monotonic()

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from trio_broadway_kafka._cli import _dead_letters, _lag, _run
+from trio_broadway_kafka._cli import _broker, _dead_letters, _doctor, _lag, _run, _top
 from trio_broadway_kafka._model._errors import BroadwayKafkaError, ConfigError
 
 __all__ = ["connection", "main"]
@@ -27,23 +27,33 @@ PROGRAM: Final = "python -m trio_broadway_kafka"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["broker"]:
+        _broker.become(given[1:])
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="Tools for pipelines of trio_broadway_kafka."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _run.add_to(commands)
     _lag.add_to(commands)
+    _top.add_to(commands)
+    _doctor.add_to(commands)
     _dead_letters.add_to(commands)
-    options = parser.parse_args(arguments)
+    _broker.add_to(commands)
+    options = parser.parse_args(given)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command: Callable[[argparse.Namespace, dict[str, object]], Awaitable[int]] = options.command
     try:
         if getattr(options, "takes_signals", False):
             return trio.run(command, options, {})
-        kafka = connection(options.bootstrap, options.config)
+        kafka = {}
+        if getattr(options, "needs_kafka", True):
+            kafka = connection(options.bootstrap, options.config)
         return trio.run(_until_interrupted, command, options, kafka)
     except ConfigError as error:
         return _fail(2, str(error))
+    except BroadwayKafkaError as error:
+        return _fail(1, str(error))
     except BaseExceptionGroup as group:
         if group.split(BrokenPipeError)[1] is None:  # as with | head
             # What is still to be flushed at exit would complain again.

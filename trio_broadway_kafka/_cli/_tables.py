@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -16,7 +16,7 @@ from rich.text import Text
 from trio_broadway_kafka._kafka._groups import GroupLag, PartitionLag
 from trio_broadway_kafka.dead_letters import Letter, Redriven
 
-__all__ = ["progress", "show_lag", "show_letter", "show_list", "show_redriven"]
+__all__ = ["progress", "show_lag", "show_letter", "show_list", "show_redriven", "show_top"]
 
 COLUMNS = ("LETTER", "FAILED AT", "FROM", "EXCEPTION", "TRIES", "REPLAYS")
 NUMBERS = ("TRIES", "REPLAYS")
@@ -240,3 +240,84 @@ def _for(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def show_top(now: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """A pipeline as its dashboard tells of it; with an earlier look the rates too."""
+    console = _console()
+    if console.is_terminal:
+        console.clear()
+    seconds = 0.0 if before is None else now["at"] - before["at"]
+
+    def rate(name: str) -> str:
+        if before is None or seconds <= 0:
+            return "-"
+        return f"{(now['counts'][name] - before['counts'][name]) / seconds:,.0f}"
+
+    ready = now["ready"]
+    verdict = ("ready", "green") if ready["ok"] else (f"not ready: {ready['reason']}", "red")
+    topics = ", ".join(now["topics"])
+    console.print(
+        Text.assemble((now["name"], "bold"), f": {now['state']}, ", verdict, f", {topics}")
+    )
+    counts = now["counts"]
+    lag = sum(one["lag"] or 0 for one in now["partitions"])
+    console.print(
+        f"{rate('succeeded')} messages/s, lag {lag:,}, {counts['in_flight']:,} in flight, "
+        f"{counts['failed']:,} failures, {now['again_after_crash']:,} again after a crash now"
+    )
+    console.print()
+    stages = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("STAGE", "AT WORK", "BUSY", "PRESSED", "P50", "P99"):
+        stages.add_column(name, no_wrap=True, justify="left" if name == "STAGE" else "right")
+    earlier = {} if before is None else {one["name"]: one for one in before["stages"]}
+    for stage in now["stages"]:
+        handling = stage["handling"]
+        stages.add_row(
+            Text(stage["name"]),
+            f"{stage['busy']} of {stage['concurrency']}",
+            *_shares(stage, earlier.get(stage["name"])),
+            _duration(handling["p50"]),
+            _duration(handling["p99"]),
+        )
+    console.print(stages)
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("PARTITION", "LAG", "BEHIND", "IN FLIGHT", "UNCOMMITTED", "HELD BY"):
+        is_text = name in ("PARTITION", "HELD BY")
+        table.add_column(name, no_wrap=True, justify="left" if is_text else "right")
+    most = sorted(now["partitions"], key=lambda one: (-(one["lag"] or 0), -one["in_flight"]))
+    room = max(5, console.height - len(now["stages"]) - 8) if console.is_terminal else len(most)
+    for one in most[:room]:
+        blocker = one.get("blocker")
+        held = ", ".join(one["paused"]) or "-"
+        if blocker is not None:
+            held = f"{blocker['offset']} {blocker['doing']} in {blocker['stage']}"
+            held += f", attempt {blocker['attempt']}" if blocker["attempt"] > 1 else ""
+        table.add_row(
+            Text(f"{one['topic']}/{one['partition']}"),
+            "-" if one["lag"] is None else f"{one['lag']:,}",
+            _duration(one["lag_s"]) if one["lag"] else "",
+            f"{one['in_flight']:,}",
+            f"{one['uncommitted']:,}",
+            Text(held),
+        )
+    console.print(table)
+    if len(most) > room:
+        console.print(f"... and {len(most) - room} more")
+
+
+def _shares(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, str]:
+    """How much of their time a stage's tasks were busy, and back-pressured."""
+    names = ("busy_s", "backpressured_s", "idle_s")
+    spent = [now[name] - (0 if before is None else before[name]) for name in names]
+    total = sum(spent)
+    if total <= 0:
+        return "-", "-"
+    return f"{spent[0] / total:.0%}", f"{spent[1] / total:.0%}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else _for(seconds)
