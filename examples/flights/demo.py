@@ -8,8 +8,8 @@ import argparse
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,6 +25,7 @@ from examples.flights.report import Progress, ProgressLines, Screen, summary
 from examples.flights.state import States, findings
 from examples.flights.topic import Producing, Topic
 from trio_broadway_kafka import Pipeline
+from trio_broadway_kafka.dashboard import Dashboard, open_dashboard
 from trio_broadway_kafka.testing import open_kafka_broker
 
 __all__ = ["demo", "member"]
@@ -124,7 +125,9 @@ async def _follow(
     lines = ProgressLines(screen, options.flights, before=before)
     members: Sequence[Progress]
     if options.members == 1:
-        members = [await _run(work, options, stop, lambda one: lines.show_handled([one]))]
+        members = [
+            await _run(work, options, stop, lambda one: lines.show_handled([one]), screen)
+        ]
     else:
         members = await _run_members(work, options, lines, stop)
     lines.show_handled(members, last=True)
@@ -136,8 +139,12 @@ async def _run(
     options: argparse.Namespace,
     stop: trio.Event,
     show: Callable[[Progress], None],
+    screen: Screen | None = None,
 ) -> Progress:
-    """Run the pipeline and show how far it is; returns how far it came."""
+    """Run the pipeline and show how far it is; returns how far it came.
+
+    With a `screen` its dashboard is served too, and said there.
+    """
     started = time.monotonic()
 
     def progress(partitions: int | None = None, committed: int = 0) -> Progress:
@@ -147,12 +154,18 @@ async def _run(
     async def look(pipeline: Pipeline) -> None:
         nonlocal started
         show(progress())
-        await pipeline.wait_assigned()
-        started = time.monotonic()
-        async for _ in periodic(_LOOK):
-            partitions = pipeline.statistics().partitions
-            committed = sum(one.committed or 0 for one in partitions)
-            show(progress(len(partitions), committed))
+        async with AsyncExitStack() as beside:
+            if screen is not None:
+                dashboard = await beside.enter_async_context(_dashboard(pipeline))
+                screen.above(
+                    f"Its dashboard: {dashboard.url} (--work 0.001 gives time to look)"
+                )
+            await pipeline.wait_assigned()
+            started = time.monotonic()
+            async for _ in periodic(_LOOK):
+                partitions = pipeline.statistics().partitions
+                committed = sum(one.committed or 0 for one in partitions)
+                show(progress(len(partitions), committed))
 
     with closing(States(work.folder)) as states:
         rotations = Rotations(states, work=options.work)
@@ -170,6 +183,17 @@ async def _run(
             alone=not options.member,
         )
     return progress()
+
+
+@asynccontextmanager
+async def _dashboard(pipeline: Pipeline) -> AsyncGenerator[Dashboard]:
+    """The dashboard at its usual port, or at any that is free."""
+    async with AsyncExitStack() as stack:
+        try:
+            dashboard = await stack.enter_async_context(open_dashboard(pipeline))
+        except OSError:
+            dashboard = await stack.enter_async_context(open_dashboard(pipeline, port=0))
+        yield dashboard
 
 
 async def _run_members(

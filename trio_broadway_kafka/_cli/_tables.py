@@ -221,7 +221,8 @@ def show_lag(found: GroupLag, *, before: GroupLag | None, seconds: float, clear:
             Text(one.member or "-", style="" if one.member else "yellow"),
         )
     console.print(table)
-    console.print(f"{found.lag:,} behind in {len(found.partitions)} partitions.")
+    count = len(found.partitions)
+    console.print(f"{found.lag:,} behind in {count} partition{'' if count == 1 else 's'}.")
 
 
 def _pace(now: PartitionLag, before: PartitionLag | None, seconds: float) -> tuple[str, str]:

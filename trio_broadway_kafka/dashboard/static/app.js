@@ -36,7 +36,7 @@ const clock = (at) => new Date(at * 1000).toLocaleTimeString();
 
 // Charts
 
-function chart(id, series, unit) {
+function chart(id, series, unit, tick) {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
   const box = byId(id);
@@ -46,8 +46,8 @@ function chart(id, series, unit) {
       width: box.clientWidth || 400,
       height: 160,
       cursor: { y: false },
-      scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, 1) * 1.1] } },
-      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => short.format(tick)) }],
+      scales: { y: { range: (_, low, high) => [0, (high || 1) * 1.1] } },
+      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(tick) }],
       series: [{}, ...series.map(([label, name]) => ({
         label, stroke: color(name), width: 2, points: { show: false }, spanGaps: false,
         value: (_, v) => (v === null || v === undefined ? "–" : `${unit(v)}`),
@@ -63,8 +63,8 @@ let charts = null;
 function makeCharts() {
   if (charts) for (const one of Object.values(charts)) one.destroy();
   charts = {
-    rate: chart("rate", [["finished", "--busy"], ["failed", "--bad"]], rate),
-    latency: chart("latency", [["p50", "--busy"], ["p99", "--pressed"]], (v) => duration(v / 1000)),
+    rate: chart("rate", [["finished", "--busy"], ["failed", "--bad"]], rate, (v) => short.format(v)),
+    latency: chart("latency", [["p50", "--busy"], ["p99", "--pressed"]], duration, (v) => (v ? duration(v) : "0")),
   };
   drawCharts();
 }
@@ -79,8 +79,8 @@ function drawCharts() {
     at.push(now.at);
     finished.push(Math.max(0, now.succeeded - before.succeeded) / seconds);
     failed.push(Math.max(0, now.failed - before.failed) / seconds);
-    p50.push(now.p50 === null ? null : now.p50 * 1000);
-    p99.push(now.p99 === null ? null : now.p99 * 1000);
+    p50.push(now.p50);
+    p99.push(now.p99);
   }
   charts.rate.setData([at, finished, failed]);
   charts.latency.setData([at, p50, p99]);
