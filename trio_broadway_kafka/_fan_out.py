@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import wraps
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["FanOut"]
 
 _log = logging.getLogger("trio_broadway_kafka")
+
+T = TypeVar("T")
 
 
 class FanOut:
@@ -96,14 +98,17 @@ class FanOut:
             try:
                 method(self._pipeline, *args, **figures)
             except Exception:
-                # Its kind only: a repr may hold an address with a password.
-                _log.exception(
-                    "%s: the instrument %s raised in %s and is told nothing more",
-                    self._pipeline.name,
-                    type(instrument).__qualname__,
-                    event,
-                )
-                self.remove(instrument)
+                self._note_failure(instrument, event)
+
+    def _note_failure(self, instrument: Instrument, event: str) -> None:
+        # Its kind only: a repr may hold an address with a password.
+        _log.exception(
+            "%s: the instrument %s raised in %s and is told nothing more",
+            self._pipeline.name,
+            type(instrument).__qualname__,
+            event,
+        )
+        self.remove(instrument)
 
     # The pipeline.
 
@@ -188,7 +193,21 @@ class FanOut:
     # Handlers.
 
     def watched(self, stages: Stages) -> Stages:
-        """The same stages, whose handlers are timed if an instrument wants to know."""
+        """The same stages, whose handlers are timed, or run inside of something, if an
+        instrument wants that."""
+        if self._hears("around_message") and stages.handle_message is not None:
+            handle = self._inside("around_message", stages.handle_message)
+            stages = replace(stages, handle_message=handle)
+        if self._hears("around_batch"):
+            stages = replace(
+                stages,
+                batchers={
+                    name: replace(
+                        batcher, handle_batch=self._inside("around_batch", batcher.handle_batch)
+                    )
+                    for name, batcher in stages.batchers.items()
+                },
+            )
         if self._hears("messages_processed") and stages.handle_message is not None:
             stages = replace(stages, handle_message=self._timed(stages.handle_message))
         if self._hears("messages_processed") or self._hears("batch_processed"):
@@ -200,6 +219,22 @@ class FanOut:
                 },
             )
         return stages
+
+    def _inside(
+        self, event: str, handle: Callable[[T], Awaitable[Any]]
+    ) -> Callable[[T], Awaitable[Any]]:
+        @wraps(handle)
+        async def handle_inside(argument: T) -> Any:
+            with ExitStack() as around:
+                for instrument, make in [*self._listeners[event]]:
+                    try:
+                        entered: Any = make(self._pipeline, argument)
+                        around.enter_context(entered)
+                    except Exception:
+                        self._note_failure(instrument, event)
+                return await handle(argument)
+
+        return handle_inside
 
     # What handlers return goes through: the stages tell of the mistake.
 

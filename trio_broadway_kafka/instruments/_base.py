@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trio_broadway_kafka._model._batch import Batch
@@ -136,6 +137,28 @@ class Instrument:
             first: offset of the first one.
             last: offset of the last one; between them there may be gaps.
         """
+
+    def around_message(
+        self, pipeline: Pipeline, message: Message
+    ) -> AbstractContextManager[object]:
+        """What is open while ``handle_message`` runs, for what must be there inside of it, such
+        as a span. Each attempt has its own. That costs microseconds a message.
+
+        Args:
+            pipeline: which one.
+            message: which one. What leaves the handler goes through the context manager,
+                which must not swallow it.
+        """
+        return nullcontext()
+
+    def around_batch(self, pipeline: Pipeline, batch: Batch) -> AbstractContextManager[object]:
+        """The same while ``handle_batch`` runs.
+
+        Args:
+            pipeline: which one.
+            batch: which one.
+        """
+        return nullcontext()
 
     def messages_processed(
         self, pipeline: Pipeline, messages: Sequence[Message], durations: Sequence[float]

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import trio
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -25,6 +24,7 @@ from trio_broadway_kafka._model._errors import KafkaFailure
 from trio_broadway_kafka._model._message import Message
 from trio_broadway_kafka._model._policies import FailurePolicy, Retry, Stage
 from trio_broadway_kafka._model._statistics import PipelineStatistics
+from trio_broadway_kafka.instruments._asking import Asking
 from trio_broadway_kafka.instruments._base import Instrument
 from trio_broadway_kafka.instruments._metrics import (
     COUNTERS,
@@ -67,7 +67,7 @@ class PrometheusInstrument(Instrument, Collector):
 
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
         self._pipelines: dict[Pipeline, Labels] = {}
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._asking = Asking()
         # What has been counted of pipelines that are closed, and what no statistics hold.
         self._ended = _Totals()
         if registry is not None:
@@ -77,7 +77,7 @@ class PrometheusInstrument(Instrument, Collector):
 
     def pipeline_opened(self, pipeline: Pipeline) -> None:
         """See `Instrument`."""
-        self._token = trio.lowlevel.current_trio_token()
+        self._asking.note_loop()
         self._pipelines[pipeline] = (pipeline.name, pipeline.topology().group or "")
 
     def pipeline_closed(
@@ -172,14 +172,9 @@ class PrometheusInstrument(Instrument, Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics as of now: see `prometheus_client`."""
-        if self._token is None or trio.lowlevel.in_trio_run():
-            return self._collect(self._pipelines)
-        try:
-            return trio.from_thread.run_sync(
-                self._collect, self._pipelines, trio_token=self._token
-            )
-        except trio.RunFinishedError:
-            return self._collect({})
+        return self._asking.ask(
+            lambda: self._collect(self._pipelines), lambda: self._collect({})
+        )
 
     def _collect(self, pipelines: Mapping[Pipeline, Labels]) -> list[Metric]:
         live = [(labels, pipeline.statistics()) for pipeline, labels in pipelines.items()]
