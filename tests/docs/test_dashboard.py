@@ -49,3 +49,21 @@ def test_the_program_shows_itself_probes_and_metrics(
             assert "broadway_kafka_rebalances_total" in get("metrics")
         finally:
             process.kill()
+
+
+def test_the_program_prints_its_spans(
+    tmp_path: Path, kafka_broker: KafkaBroker, kafka_topic: str
+) -> None:
+    producer = Producer({"bootstrap.servers": kafka_broker.bootstrap})
+    producer.produce(kafka_topic, b"v", b"k", partition=0)
+    assert producer.flush(30) == 0
+    path = tmp_path / "traced.py"
+    path.write_text(python_blocks("dashboard.md")["traced.py"])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", path, kafka_broker.bootstrap, kafka_topic],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f'"name": "process {kafka_topic}"' in done.stdout
