@@ -57,7 +57,7 @@ class Recorder(Instrument):
         self.events: deque[Event] = deque(maxlen=EVENTS)
         self.failures: dict[tuple[str, str], Failures] = {}
         self.commit_seconds: float | None = None
-        self.since = wall_time()
+        self.since: float = wall_time()
 
     def _note(self, kind: str, topic: str, unfinished: int = 0, seconds: float = 0.0) -> None:
         now = self._wall_time()

@@ -146,7 +146,7 @@ class Dashboard:
         self.url = ""
         self.pipeline = pipeline
         self._wall_time = pipeline._client.wall_time
-        self.recorder = Recorder(self._wall_time)
+        self.recorder: Recorder = Recorder(self._wall_time)
         self._metrics = metrics
         self._progress = Progress(stalled)
         self._last: dict[str, Any] = {}
