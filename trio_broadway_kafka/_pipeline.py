@@ -31,7 +31,7 @@ from trio_broadway_kafka._model._strip import Strip, strip_of
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._model._topology import Topology
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
-from trio_broadway_kafka._whereabouts import Blocker, blocker_of
+from trio_broadway_kafka._whereabouts import Blocker, blocker_of, retry_now
 from trio_broadway_kafka._wiring import Wiring
 
 __all__ = ["Pipeline"]
@@ -194,6 +194,40 @@ class Pipeline(Wiring):
         if state is None or workings is None:
             return None
         return blocker_of(workings, state, trio.current_time())
+
+    def retry_now(self, topic: str, partition: int, offset: int) -> bool:
+        """Let a message that waits to be tried again be tried now.
+
+        Returns:
+            Whether it waited for that.
+
+        Raises:
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        self._check_open()
+        state = self._partitions.get(TopicPartition(topic, partition))
+        workings = None if state is None else self._assignment.of(state)
+        if state is None or workings is None:
+            return False
+        return retry_now(workings, state, offset)
+
+    def give_up(self, topic: str, partition: int, offset: int) -> bool:
+        """Let a message that waits to be tried again be tried once more, now, and no more: if
+        it fails again, what its `Retry` has as ``then`` takes place, such as a `DeadLetter`.
+        Where that is `Stop`, it goes on being tried again, for the pipeline would end.
+
+        Returns:
+            Whether it waited for that.
+
+        Raises:
+            trio.ClosedResourceError: the pipeline is closed.
+        """
+        if not self.retry_now(topic, partition, offset):
+            return False
+        workings = self._assignment.of(self._partitions[TopicPartition(topic, partition)])
+        assert workings is not None
+        workings.failures.giving_up.add((topic, partition, offset))
+        return True
 
     def since_poll(self) -> float:
         """Seconds since the client was polled last: at most about one, but in a revoke, which

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from trio_broadway_kafka._model._batch import Batch
 from trio_broadway_kafka._model._message import Message, Retried
@@ -11,7 +12,7 @@ from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._workings import Workings
 
-__all__ = ["Blocker", "blocker_of"]
+__all__ = ["Blocker", "blocker_of", "retry_now"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,32 @@ def blocker_of(workings: Workings, state: PartitionOffsets, now: float) -> Block
     )
 
 
+def retry_now(workings: Workings, state: PartitionOffsets, offset: int) -> bool:
+    """Let a message that waits to be tried again be tried now; False if it does not wait."""
+    for item, (segment, _, index) in _retried(workings, state):
+        if segment.offset_of(index) == offset:
+            workings.lanes.retries.hasten(item, 0.0)
+            workings.retrier.note_waiting()
+            return True
+    for stage in workings.batchers.stages.values():
+        for _, _, batch in stage.batches._again:
+            for segment, index in batch._places():
+                if segment.partition is state and segment.offset_of(index) == offset:
+                    stage.batches.hasten(batch)
+                    stage.changed()
+                    return True
+    return False
+
+
+def _retried(
+    workings: Workings, state: PartitionOffsets
+) -> Iterator[tuple[Any, tuple[Segment, Any, int]]]:
+    """What waits for another attempt at handle_message: an item of the retries, its message."""
+    for item in workings.lanes.retries.of(state):
+        # A message, or a lane whose first one it is.
+        yield item, item if len(item) == 3 else item[0][item[1]][0]
+
+
 def _find(
     workings: Workings, state: PartitionOffsets, segment: Segment, index: int
 ) -> tuple[str, str, int]:
@@ -73,11 +100,8 @@ def _find(
             for batch in some:
                 if (attempt := _attempt_in(batch, segment, index)) is not None:
                     return where, doing, attempt
-    for item in workings.lanes.retries.of(state):
-        # A message, or a lane whose first one it is.
-        found = item if len(item) == 3 else item[0][item[1]][0]
-        if found[0] is segment and found[2] == index:
-            raw = found[1]
+    for _, (found, raw, at) in _retried(workings, state):
+        if found is segment and at == index:
             attempt = raw.attempt if isinstance(raw, Retried) else 1
             return "handle_message", "retrying", attempt
     return "queue", "waiting", 1

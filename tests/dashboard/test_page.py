@@ -205,3 +205,24 @@ async def test_two_hundred_partitions_are_filtered_by_keyboard_on_a_phone_in_the
 
         options = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark"}
         await look(it, scenario, **options)
+
+
+async def test_who_knows_the_token_has_a_stuck_message_given_up() -> None:
+    async def handle(message: Message) -> None:
+        raise LookupError
+
+    policy = Retry(attempts=10, wait_initial=1000, wait_max=1000, then=Skip())
+    async with shown(
+        Stages(handle_message=handle, on_failure=policy), token="0123456789abcdef"
+    ) as it:
+        it.broker.produce("t", b"v", partition=1)
+
+        def scenario(page: Any) -> None:
+            page.on("dialog", lambda dialog: dialog.accept("0123456789abcdef"))
+            row = page.locator('[data-partition="t/1"]')
+            row.get_by_role("button", name="give up").click()
+            says(page, "#said", "t/1@0: done")
+            says(page, "#failures tr", "LookupErrorhandle_messageSkip")
+            row.get_by_role("button").first.wait_for(state="detached")
+
+        await look(it, scenario)

@@ -16,6 +16,7 @@ from trio_broadway_kafka import (
     Batch,
     Batcher,
     BatcherTopology,
+    Blocker,
     BroadwayKafkaError,
     ConfigError,
     DeadLetter,
@@ -40,6 +41,7 @@ from trio_broadway_kafka import (
     StageStatistics,
     StagesTopology,
     Stop,
+    Strip,
     TopicStatistics,
     Topology,
     open_pipeline,
@@ -312,6 +314,12 @@ async def use() -> None:
         pipeline.rate_limit = RateLimit(messages=1)
         pipeline.rate_limit = None
         pipeline.rate_limit = 7  # type: ignore[assignment]
+        assert_type(pipeline.retry_now("t", 0, 7), bool)
+        assert_type(pipeline.give_up("t", 0, 7), bool)
+        assert_type(pipeline.blocker("t", 0), Blocker | None)
+        assert_type(pipeline.strip("t", 0, cells=9), Strip | None)
+        assert_type(await pipeline.refresh_lag(), None)
+        assert_type(pipeline.since_poll(), float)
         topology = pipeline.topology()
         assert_type(topology, Topology)
         assert_type(topology.group, str | None)

@@ -220,6 +220,15 @@ class Batches:
         self.delivered += len(batch)
         self.sizes.add(batch.trigger, len(batch))
 
+    def hasten(self, batch: Batch) -> None:
+        """Let a batch that waits to be tried again be due now."""
+        now = self._clock()
+        self._again = [
+            (min(due, now) if found is batch else due, order, found)
+            for due, order, found in self._again
+        ]
+        heapq.heapify(self._again)
+
     def put_back(self, batch: Batch, partitions: Collection[PartitionOffsets]) -> None:
         """A batch was cut off as these assignments ended: the rest of it comes first again."""
         self.running.discard(batch)

@@ -23,6 +23,7 @@ __all__ = [
     "Stop",
     "check_on_failure",
     "is_count",
+    "last_of",
     "may_retry",
     "turn_of",
 ]
@@ -184,6 +185,15 @@ def turn_of(policy: FailurePolicy, message: Message) -> FailurePolicy:
     while isinstance(policy, Retry) and message.attempt >= policy.attempts:
         policy = policy.then
     return policy
+
+
+def last_of(policy: FailurePolicy) -> FailurePolicy:
+    """What comes once nobody wants to try any more; a policy that would end the pipeline then
+    stays as it is."""
+    last = policy
+    while isinstance(last, Retry):
+        last = last.then
+    return policy if isinstance(last, Stop) else last
 
 
 def may_retry(on_failure: OnFailure) -> bool:

@@ -64,6 +64,14 @@ class Retries:
         """What waits of this assignment, in no order."""
         return [entry[3] for entry in self._heap if entry[2] is partition]
 
+    def hasten(self, item: Any, now: float) -> None:
+        """Let what waits be due now. Nothing changes if it does not wait (any more)."""
+        for index, (due, order, partition, found) in enumerate(self._heap):
+            if found is item:
+                self._heap[index] = (min(due, now), order, partition, found)
+                heapq.heapify(self._heap)
+                return
+
     def drop(self, partition: PartitionOffsets) -> list[Any]:
         """Take what waits of this assignment."""
         dropped = [entry[3] for entry in self._heap if entry[2] is partition]

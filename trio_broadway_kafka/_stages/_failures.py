@@ -23,6 +23,7 @@ from trio_broadway_kafka._model._policies import (
     Skip,
     Stage,
     Stop,
+    last_of,
     turn_of,
 )
 from trio_broadway_kafka._model._retries import TryAgain, TryAgainTogether
@@ -74,6 +75,8 @@ class Failures:
         self._succeeded_before = -1
         self._handle_failed = handle_failed
         self._told = told
+        # Places of messages that are not to be tried again once they have failed once more.
+        self.giving_up: set[tuple[str, int, int]] = set()
         self.failed = 0
         self.retried = 0
 
@@ -160,6 +163,11 @@ class Failures:
                 f"on_failure returned {chosen!r} for {message!r}; it must return a policy such "
                 "as Stop() or Skip()"
             ) from error
+        if self.giving_up:
+            place = (message.topic, message.partition, message.offset)
+            if place in self.giving_up:
+                self.giving_up.discard(place)
+                chosen = last_of(chosen)
         chosen = self._turn_of(chosen, message, error)
         if self._told is not None:
             self._told(message, chosen, stage)

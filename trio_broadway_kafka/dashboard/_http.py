@@ -42,14 +42,18 @@ class Request:
     """What was asked for.
 
     Attributes:
-        method: GET or HEAD.
+        method: GET, HEAD or POST.
         path: without the query.
         host: of the address, without its port.
+        headers: by their names in lower case.
+        body: of a POST.
     """
 
     method: str
     path: str
     host: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ async def serve_connection(
     *,
     hosts: Collection[str],
     open_to_all: Collection[str],
+    posts: Collection[str] = (),
 ) -> None:
     """Answer the requests of one connection, until it ends or is idle for too long.
 
@@ -87,6 +92,7 @@ async def serve_connection(
         hosts: by which names it may be asked: a page of elsewhere that a browser was lured
             to must not read what is here (DNS rebinding).
         open_to_all: paths that may be asked for by any name.
+        posts: paths that take POST, and nothing else.
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_EVENT)
     async with stream:
@@ -96,7 +102,7 @@ async def serve_connection(
                     request = await _next_request(stream, connection)
                 if request is None:
                     return
-                response = _answer(request, routes, hosts, open_to_all)
+                response = _answer(request, routes, hosts, open_to_all, posts)
                 await _send(stream, connection, request, response)
                 if connection.our_state is not h11.DONE or response.stream is not None:
                     return
@@ -112,8 +118,9 @@ async def serve_connection(
 async def _next_request(
     stream: trio.SocketStream, connection: h11.Connection
 ) -> Request | None:
-    """The next request, None if there is no more; a body is passed over."""
+    """The next request, None if there is no more."""
     found: h11.Request | None = None
+    body = b""
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
@@ -121,32 +128,43 @@ async def _next_request(
                 connection.receive_data(await stream.receive_some())
         elif isinstance(event, h11.Request):
             found = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_EVENT:
+                raise h11.RemoteProtocolError("too long", error_status_hint=413)
         elif isinstance(event, h11.EndOfMessage):
             assert found is not None
-            return _request_of(found)
+            return _request_of(found, body)
         elif isinstance(event, h11.ConnectionClosed):
             return None
 
 
-def _request_of(event: h11.Request) -> Request:
-    headers = {name.lower(): value for name, value in event.headers}
-    host = headers.get(b"host", b"").decode("latin-1")
+def _request_of(event: h11.Request, body: bytes) -> Request:
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in event.headers
+    }
+    host = headers.get("host", "")
     is_ipv6 = host.startswith("[")
     name = host.partition("]")[0] + "]" if is_ipv6 else host.partition(":")[0]
     path = event.target.decode("latin-1").partition("?")[0]
-    return Request(event.method.decode("latin-1"), path, name.lower())
+    return Request(event.method.decode("latin-1"), path, name.lower(), headers, body)
 
 
 def _answer(
-    request: Request, routes: Routes, hosts: Collection[str], open_to_all: Collection[str]
+    request: Request,
+    routes: Routes,
+    hosts: Collection[str],
+    open_to_all: Collection[str],
+    posts: Collection[str],
 ) -> Response:
     route = routes.get(request.path)
     if request.host not in hosts and request.path not in open_to_all:
         return text(421, f"not asked as {request.host!r}: see allowed_hosts of open_dashboard")
     if route is None:
         return text(404, f"there is no {request.path}: there is {', '.join(sorted(routes))}")
-    if request.method not in ("GET", "HEAD"):
-        return text(405, "there is only GET")
+    takes = ("POST",) if request.path in posts else ("GET", "HEAD")
+    if request.method not in takes:
+        return text(405, f"there is only {takes[0]}")
     try:
         return route(request)
     except Exception:

@@ -16,6 +16,7 @@ import trio
 
 from trio_broadway_kafka._model._errors import ConfigError, KafkaFailure
 from trio_broadway_kafka._pipeline import Pipeline
+from trio_broadway_kafka.dashboard._actions import ACTIONS, Actions
 from trio_broadway_kafka.dashboard._health import STALLED, Progress, Verdict, health
 from trio_broadway_kafka.dashboard._http import (
     Request,
@@ -54,13 +55,14 @@ def open_dashboard(
     metrics: Callable[[], bytes] | None = None,
     allowed_hosts: Iterable[str] = (),
     stalled: float = STALLED,
+    token: str | None = None,
 ) -> AbstractAsyncContextManager[Dashboard]:
     """Serve what a pipeline does: ``async with open_dashboard(pipeline) as dashboard: ...``.
 
     Inside the pipeline's block, so that it ends first. It answers ``/`` (the page),
     ``/events`` (its stream: a JSON object a second), ``/snapshot`` (one of them), ``/health``,
-    ``/ready`` and ``/metrics``. There is no key, value or header in any of it, and nothing
-    that changes the pipeline.
+    ``/ready`` and ``/metrics``. There is no key, value or header in any of it, and without a
+    `token` nothing that changes the pipeline.
 
     Args:
         pipeline: an open one.
@@ -74,6 +76,8 @@ def open_dashboard(
             be asked for by any.
         stalled: seconds after which ``/ready`` says no if a partition that has work has not
             moved what may be committed. More than the longest handler takes.
+        token: lets who knows it have messages that wait for another attempt be tried now, or
+            for the last time (`Pipeline.retry_now`, `Pipeline.give_up`): the page asks for it.
 
     Raises:
         ConfigError: an argument is wrong, or h11 is missing.
@@ -88,8 +92,10 @@ def open_dashboard(
         raise ConfigError(f"port must be a number from 0 to 65535, not {port!r}")
     if not stalled > 0:
         raise ConfigError(f"stalled must be more than 0 seconds, not {stalled!r}")
+    if token is not None and len(token) < 16:
+        raise ConfigError("token must have 16 characters or more, as secrets.token_hex() makes")
     hosts = {"localhost", "127.0.0.1", "[::1]", host.lower(), *map(str.lower, allowed_hosts)}
-    return _serve(Dashboard(pipeline, page, metrics, stalled), host, port, hosts)
+    return _serve(Dashboard(pipeline, page, metrics, stalled, token), host, port, hosts)
 
 
 @asynccontextmanager
@@ -109,7 +115,11 @@ async def _serve(
     async def serve(stream: trio.SocketStream) -> None:
         async with limit:
             await serve_connection(
-                stream, dashboard.routes, hosts=hosts, open_to_all=dashboard.PROBES
+                stream,
+                dashboard.routes,
+                hosts=hosts,
+                open_to_all=dashboard.PROBES,
+                posts=ACTIONS,
             )
 
     try:
@@ -142,6 +152,7 @@ class Dashboard:
         page: bool,
         metrics: Callable[[], bytes] | None,
         stalled: float,
+        token: str | None,
     ) -> None:
         self.url = ""
         self.pipeline = pipeline
@@ -152,12 +163,17 @@ class Dashboard:
         self._last: dict[str, Any] = {}
         self._points: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._changed = trio.Event()
+        self._may_act = token is not None
         routes: dict[str, Callable[[Request], Response]] = {
             "/health": lambda _: _verdict(self.health()),
             "/ready": lambda _: _verdict(self.ready()),
         }
         if metrics is not None:
             routes["/metrics"] = self._show_metrics
+        if token is not None:
+            actions = Actions(pipeline, token)
+            routes["/retry-now"] = actions.retry_now
+            routes["/give-up"] = actions.give_up
         if page:
             routes["/events"] = lambda _: Response(
                 content_type="text/event-stream", stream=self._stream()
@@ -226,6 +242,7 @@ class Dashboard:
         found = snapshot(self.pipeline, self.recorder, self._wall_time())
         found["health"] = vars(self.health())
         found["ready"] = vars(self.ready())
+        found["may_act"] = self._may_act
         return found
 
     async def _stream(self) -> AsyncGenerator[bytes]:

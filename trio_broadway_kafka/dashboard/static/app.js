@@ -228,7 +228,37 @@ function blockerWords(one) {
   return `${it.offset}: ${what} in ${it.stage}${it.attempt > 1 ? `, attempt ${it.attempt}` : ""}, ${duration(it.age_s)}`;
 }
 
+// What may be done about a message that waits to be tried again, by who knows the token.
+function actionsOf(it, one) {
+  if (!it.may_act || one.blocker?.doing !== "retrying" || one.paused.length) return [];
+  const place = { topic: one.topic, partition: one.partition, offset: one.blocker.offset };
+  const button = (words, path, title) => {
+    const made = element("button", { type: "button", title, "data-action": `${path} ${place.topic}/${place.partition}` }, words);
+    made.addEventListener("click", () => act(path, place));
+    return made;
+  };
+  return [
+    button("retry now", "retry-now", "Try it again at once"),
+    button("give up", "give-up", "Try it once more; if it fails, do what its Retry has as then, such as a dead letter"),
+  ];
+}
+
+async function act(path, place) {
+  const token = sessionStorage.token || prompt("The token that open_dashboard was given:");
+  if (!token) return;
+  const answer = await fetch(path, { method: "POST", headers: { Authorization: `Bearer ${token}` }, body: JSON.stringify(place) });
+  if (answer.status === 403) delete sessionStorage.token;
+  else sessionStorage.token = token;
+  byId("said").textContent = `${place.topic}/${place.partition}@${place.offset}: ${(await answer.text()).trim()}`;
+}
+
+let held = false; // a button is being pressed: the table must not change under it
+addEventListener("pointerdown", (event) => { held = event.target.closest("button") !== null; });
+addEventListener("pointerup", () => { setTimeout(() => { held = false; }, 50); });
+
 function drawPartitions(it) {
+  if (held) return;
+  const focused = document.activeElement?.closest("#partitions button")?.dataset.action;
   const words = byId("filter").value.trim().toLowerCase();
   const only = byId("lagging").checked;
   const shown = it.partitions.filter((one) => {
@@ -247,9 +277,11 @@ function drawPartitions(it) {
       element("td", { class: "n" }, count(one.in_flight)),
       element("td", { class: "n" }, count(one.uncommitted)),
       element("td", {}, strip(one)),
-      element("td", {}, blockerWords(one)));
+      element("td", {}, blockerWords(one), ...actionsOf(it, one)));
   });
   byId("partitions").tBodies[0].replaceChildren(...rows);
+  // Who goes by keyboard stays where they are.
+  if (focused) document.querySelector(`#partitions [data-action="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function table(head, rows, none) {
