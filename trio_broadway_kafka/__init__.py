@@ -36,7 +36,7 @@ from trio_broadway_kafka._model._topology import BatcherTopology, StagesTopology
 from trio_broadway_kafka._open import open_pipeline
 from trio_broadway_kafka._pipeline import Pipeline
 from trio_broadway_kafka._run import run_pipeline
-from trio_broadway_kafka._whereabouts import Blocker
+from trio_broadway_kafka._whereabouts import Blocker, HotKey
 from trio_broadway_kafka.instruments import Instrument
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "DeadLetterFailed",
     "FailurePolicy",
     "FencedError",
+    "HotKey",
     "Instrument",
     "KafkaFailure",
     "LatencyStatistics",

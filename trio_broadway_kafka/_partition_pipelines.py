@@ -203,6 +203,10 @@ class PartitionPipelines:
         entering = {one.task for one in self._everyone()}
         return is_within(entering) or any(a.includes_caller() for a in self._at_work())
 
+    def all(self) -> tuple[Assignment, ...]:
+        """The stages of each partition, where they are there."""
+        return tuple(self._at_work())
+
     def of(self, state: PartitionOffsets) -> Assignment | None:
         """What handles the messages of an assignment, None until its stages are there."""
         one = self._of.get(state)

@@ -31,7 +31,13 @@ from trio_broadway_kafka._model._strip import Strip, strip_of
 from trio_broadway_kafka._model._topics import check_topics
 from trio_broadway_kafka._model._topology import Topology
 from trio_broadway_kafka._partition_pipelines import PartitionPipelines
-from trio_broadway_kafka._whereabouts import Blocker, blocker_of, retry_now
+from trio_broadway_kafka._whereabouts import (
+    Blocker,
+    HotKey,
+    blocker_of,
+    hot_keys_of,
+    retry_now,
+)
 from trio_broadway_kafka._wiring import Wiring
 
 __all__ = ["Pipeline"]
@@ -194,6 +200,10 @@ class Pipeline(Wiring):
         if state is None or workings is None:
             return None
         return blocker_of(workings, state, trio.current_time())
+
+    def hot_keys(self, count: int = 10) -> tuple[HotKey, ...]:
+        """The keys that most messages wait for now, in an ordering by key or by a function."""
+        return hot_keys_of(self._assignment.all(), count)
 
     def retry_now(self, topic: str, partition: int, offset: int) -> bool:
         """Let a message that waits to be tried again be tried now.

@@ -1,18 +1,20 @@
-"""Where the message is that holds back what may be committed."""
+"""What holds things back: the message that a commit waits for, the keys that messages do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import heapq
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from trio_broadway_kafka._model._batch import Batch
+from trio_broadway_kafka._model._keyed_lanes import KeyedLanes
 from trio_broadway_kafka._model._message import Message, Retried
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._segment import Segment
 from trio_broadway_kafka._workings import Workings
 
-__all__ = ["Blocker", "blocker_of", "retry_now"]
+__all__ = ["Blocker", "HotKey", "blocker_of", "hot_keys_of", "retry_now"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,39 @@ def blocker_of(workings: Workings, state: PartitionOffsets, now: float) -> Block
         attempt=attempt,
         age_s=max(0.0, now - segment.received_at),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotKey:
+    """A key that messages wait for, since one of it is being handled or is to be tried again.
+
+    Attributes:
+        topic: the topic, empty with a function as ordering.
+        partition: the partition's number, None with a function as ordering.
+        key: the key; what the function returned with one as ordering.
+        waiting: how many messages wait.
+    """
+
+    topic: str
+    partition: int | None
+    key: Hashable
+    waiting: int
+
+
+def hot_keys_of(some: Iterable[Workings], count: int) -> tuple[HotKey, ...]:
+    """The keys that most messages wait for, those first that most wait for."""
+    found = (
+        HotKey(
+            topic=address[0] if address else "",
+            partition=address[1] if address else None,
+            key=lane,
+            waiting=waiting,
+        )
+        for workings in some
+        if isinstance(workings.lanes, KeyedLanes)
+        for address, lane, waiting in workings.lanes.waited_for()
+    )
+    return tuple(heapq.nlargest(count, found, key=lambda one: one.waiting))
 
 
 def retry_now(workings: Workings, state: PartitionOffsets, offset: int) -> bool:

@@ -227,6 +227,10 @@ class Workings:
         """What each batcher holds and has delivered."""
         return self.batchers.statistics()
 
+    def all(self) -> tuple[Workings, ...]:
+        """This, and what there is beside it."""
+        return (self,)
+
     def of(self, state: PartitionOffsets) -> Workings | None:
         """What handles the messages of an assignment."""
         return self

@@ -92,6 +92,24 @@ async def test_a_stuck_message_shows_as_what_holds_its_partition() -> None:
     assert found["again_after_crash"] == 7
 
 
+@pytest.mark.parametrize("show_keys", [False, True])
+async def test_keys_that_messages_wait_for_are_named_only_if_that_is_wanted(
+    show_keys: bool,
+) -> None:
+    async def handle(message: Message) -> None:
+        await trio.sleep_forever()
+
+    async with shown(Stages(handle_message=handle), show_keys=show_keys) as it:
+        it.broker.produce("t", *[b"v"] * 4, key=b"somebody", partition=1)
+        it.broker.produce("t", *[b"v"] * 2, key=b"another", partition=1)
+        await trio.sleep(0.3)
+        body = (await ask(it.port, "/snapshot")).body
+    keys = json.loads(body)["hot_keys"]
+    assert [(one["place"], one["waiting"]) for one in keys] == [("t/1", 3), ("t/1", 1)]
+    assert (b"somebody" in body) is show_keys
+    assert keys[0]["key"] == ("somebody" if show_keys else "#729d7d63")
+
+
 async def test_a_page_is_told_what_was_and_then_a_snapshot_a_second() -> None:
     async with shown() as it:
         stream = await connect(it.port)

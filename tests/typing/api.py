@@ -23,6 +23,7 @@ from trio_broadway_kafka import (
     DeadLetterFailed,
     FailurePolicy,
     FencedError,
+    HotKey,
     Instrument,
     KafkaFailure,
     LatencyStatistics,
@@ -314,6 +315,7 @@ async def use() -> None:
         pipeline.rate_limit = RateLimit(messages=1)
         pipeline.rate_limit = None
         pipeline.rate_limit = 7  # type: ignore[assignment]
+        assert_type(pipeline.hot_keys(5), tuple[HotKey, ...])
         assert_type(pipeline.retry_now("t", 0, 7), bool)
         assert_type(pipeline.give_up("t", 0, 7), bool)
         assert_type(pipeline.blocker("t", 0), Blocker | None)

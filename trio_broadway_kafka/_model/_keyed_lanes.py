@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, Protocol
 
 from trio_broadway_kafka._model._lanes import FULL, Address, Item, UnorderedLanes
@@ -85,6 +85,13 @@ class KeyedLanes(UnorderedLanes):
         parked.append((segment, raw, index))
         partition.parked += 1
         return True
+
+    def waited_for(self) -> Iterator[tuple[Address | None, Hashable, int]]:
+        """The lanes that messages wait for: whose (None: nobody's own), which, how many."""
+        for address, busy in self._busy.items():
+            for lane, parked in busy.items():
+                if parked:
+                    yield address, lane, len(parked)
 
     def next_parked(
         self, busy: dict[Hashable, Any], lane: Hashable

@@ -56,13 +56,14 @@ def open_dashboard(
     allowed_hosts: Iterable[str] = (),
     stalled: float = STALLED,
     token: str | None = None,
+    show_keys: bool = False,
 ) -> AbstractAsyncContextManager[Dashboard]:
     """Serve what a pipeline does: ``async with open_dashboard(pipeline) as dashboard: ...``.
 
     Inside the pipeline's block, so that it ends first. It answers ``/`` (the page),
     ``/events`` (its stream: a JSON object a second), ``/snapshot`` (one of them), ``/health``,
-    ``/ready`` and ``/metrics``. There is no key, value or header in any of it, and without a
-    `token` nothing that changes the pipeline.
+    ``/ready`` and ``/metrics``. There is no value or header in any of it, no key without
+    `show_keys`, and without a `token` nothing that changes the pipeline.
 
     Args:
         pipeline: an open one.
@@ -78,6 +79,7 @@ def open_dashboard(
             moved what may be committed. More than the longest handler takes.
         token: lets who knows it have messages that wait for another attempt be tried now, or
             for the last time (`Pipeline.retry_now`, `Pipeline.give_up`): the page asks for it.
+        show_keys: name the hot keys; otherwise a hash tells them apart.
 
     Raises:
         ConfigError: an argument is wrong, or h11 is missing.
@@ -95,7 +97,9 @@ def open_dashboard(
     if token is not None and len(token) < 16:
         raise ConfigError("token must have 16 characters or more, as secrets.token_hex() makes")
     hosts = {"localhost", "127.0.0.1", "[::1]", host.lower(), *map(str.lower, allowed_hosts)}
-    return _serve(Dashboard(pipeline, page, metrics, stalled, token), host, port, hosts)
+    return _serve(
+        Dashboard(pipeline, page, metrics, stalled, token, show_keys), host, port, hosts
+    )
 
 
 @asynccontextmanager
@@ -153,6 +157,7 @@ class Dashboard:
         metrics: Callable[[], bytes] | None,
         stalled: float,
         token: str | None,
+        show_keys: bool,
     ) -> None:
         self.url = ""
         self.pipeline = pipeline
@@ -164,6 +169,7 @@ class Dashboard:
         self._points: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._changed = trio.Event()
         self._may_act = token is not None
+        self._show_keys = show_keys
         routes: dict[str, Callable[[Request], Response]] = {
             "/health": lambda _: _verdict(self.health()),
             "/ready": lambda _: _verdict(self.ready()),
@@ -239,7 +245,9 @@ class Dashboard:
             await trio.sleep(ENDS_EVERY)
 
     def _look(self) -> dict[str, Any]:
-        found = snapshot(self.pipeline, self.recorder, self._wall_time())
+        found = snapshot(
+            self.pipeline, self.recorder, self._wall_time(), show_keys=self._show_keys
+        )
         found["health"] = vars(self.health())
         found["ready"] = vars(self.ready())
         found["may_act"] = self._may_act

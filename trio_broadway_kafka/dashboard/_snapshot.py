@@ -1,10 +1,12 @@
 """A pipeline as of one moment, as JSON: what the page, ``top`` and scripts are shown.
 
-No key, value, header or text of an exception is in it.
+No value, header or text of an exception is in it, and no key unless it is asked for.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Hashable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,8 +22,12 @@ STRIPS: Final = 50
 
 CELLS: Final = 60
 
+KEY: Final = 60  # characters of a key
 
-def snapshot(pipeline: Pipeline, recorder: Recorder, wall_time: float) -> dict[str, Any]:
+
+def snapshot(
+    pipeline: Pipeline, recorder: Recorder, wall_time: float, *, show_keys: bool = False
+) -> dict[str, Any]:
     """All of it. Counts are those since opening: a rate is made of two snapshots."""
     statistics = pipeline.statistics()
     topology = pipeline.topology()
@@ -78,6 +84,14 @@ def snapshot(pipeline: Pipeline, recorder: Recorder, wall_time: float) -> dict[s
             for one in statistics.batchers
         ],
         "partitions": partitions,
+        "hot_keys": [
+            {
+                "place": "" if one.partition is None else f"{one.topic}/{one.partition}",
+                "key": _shown(one.key) if show_keys else _fingerprint(one.key),
+                "waiting": one.waiting,
+            }
+            for one in pipeline.hot_keys()
+        ],
         "lately": recorder.as_json(),
     }
 
@@ -94,6 +108,17 @@ def _partition(one: PartitionStatistics) -> dict[str, Any]:
     if one.finished_to is not None and one.committed is not None:
         uncommitted += max(0, one.finished_to - one.committed)
     return {**asdict(one), "unfetched": unfetched, "uncommitted": uncommitted}
+
+
+def _fingerprint(key: Hashable) -> str:
+    """What tells keys apart without telling them."""
+    data = key if isinstance(key, bytes) else repr(key).encode()
+    return f"#{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def _shown(key: Hashable) -> str:
+    text = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+    return text if len(text) <= KEY else f"{text[:KEY]}…"
 
 
 def _latency(found: LatencyStatistics | None) -> dict[str, Any] | None:

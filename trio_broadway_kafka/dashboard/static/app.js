@@ -300,6 +300,8 @@ function drawRest(it) {
   byId("batches").replaceChildren(table(["Batcher", "Left by", "Batches", "Messages each"],
     it.batchers.flatMap((one) => Object.entries(one.triggers).map(([trigger, [batches, messages]]) => [one.name, trigger, count(batches), (messages / batches).toFixed(1)])),
     it.batchers.length ? "None has left yet." : "There is no batcher."));
+  byId("keys").replaceChildren(table(["Key", "Partition", "Waiting"],
+    it.hot_keys.map((one) => [one.key, one.place, count(one.waiting)]), "None."));
   const events = lately.events.map((one) => {
     const places = Object.entries(one.places).map(([topic, number]) => `${number} of ${topic}`).join(", ");
     const more = [one.detail, one.unfinished ? `${one.unfinished} messages cut off` : "", one.seconds >= 0.05 ? `took ${duration(one.seconds)}` : ""].filter(Boolean);
