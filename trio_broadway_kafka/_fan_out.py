@@ -59,6 +59,14 @@ class FanOut:
         self._opened = False
         self._closed = False
 
+    def _tell_duration(self, stage: str, seconds: float) -> None:
+        self._tell("duration_measured", stage, seconds)
+
+    def listen_to(self, listeners: list[Callable[[str, float], None]]) -> None:
+        """Be told of the durations that are measured, if an instrument wants to know."""
+        if self._hears("duration_measured"):
+            listeners.append(self._tell_duration)
+
     def add(self, instrument: Instrument) -> None:
         """Tell one more. One that comes when handlers run already is not told of them."""
         for event, listeners in self._listeners.items():

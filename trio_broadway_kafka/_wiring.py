@@ -82,6 +82,7 @@ class Wiring:
         self._client: KafkaClient = client
         self._limiter = Limiter(rate_limit)
         self._times = Times(trio.current_time, client.wall_time)
+        told.listen_to(self._times.listeners)
         demand = Demand(
             max_messages=options.max_in_flight,
             max_bytes=options.max_in_flight_bytes,

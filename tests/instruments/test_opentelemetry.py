@@ -195,6 +195,7 @@ async def test_metrics_are_the_conventions_and_ours(
     (process,) = found["messaging.process.duration"]
     assert isinstance(process, HistogramDataPoint)
     assert (process.count, round(process.sum)) == (1, 2)
+    assert dict(process.attributes or {})["broadway_kafka.stage"] == "handle_batch:default"
     operations = found["messaging.client.operation.duration"]
     errors = [dict(one.attributes or {}).get("error.type") for one in operations]
     assert set(errors) == {None, "REQUEST_TIMED_OUT"}

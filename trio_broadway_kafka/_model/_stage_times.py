@@ -9,7 +9,7 @@ message that it takes in between.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,7 @@ class StageTimes:
     Args:
         name: the stage's.
         clock: seconds.
+        listeners: told of each duration that is measured, with the stage's name.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class StageTimes:
         "_busy_s",
         "_clock",
         "_idle_s",
+        "_listeners",
         "_sample_left",
         "_sample_until",
         "_since",
@@ -75,8 +77,14 @@ class StageTimes:
         "name",
     )
 
-    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float],
+        listeners: Sequence[Callable[[str, float], None]] = (),
+    ) -> None:
         self.name = name
+        self._listeners = listeners
         self._clock = clock
         self._since = 0.0  # without tasks it does not matter
         self._tasks = self._busy = self._blocked = 0
@@ -118,8 +126,14 @@ class StageTimes:
     def end(self, began: float) -> float:
         """It has ended: now."""
         now = self._clock()
-        self.handling.add(now - began, now)
+        self.note(now - began, now)
         return now
+
+    def note(self, duration: float, now: float) -> None:
+        """A handler took that long, and has ended now."""
+        self.handling.add(duration, now)
+        for tell in self._listeners:
+            tell(self.name, duration)
 
     def statistics(self) -> StageStatistics:
         """Where it stands."""
@@ -146,6 +160,7 @@ class Times:
     Attributes:
         end_to_end: from a record's timestamp until its last handler has ended.
         topics: the same for the records of each topic.
+        listeners: told of each duration of a handler that is measured, with its stage's name.
     """
 
     def __init__(
@@ -155,13 +170,14 @@ class Times:
         self.wall_clock = wall_clock
         self.end_to_end = Latencies()
         self.topics: defaultdict[str, Latencies] = defaultdict(Latencies)
+        self.listeners: list[Callable[[str, float], None]] = []
         self._stages: dict[str, StageTimes] = {}
 
     def of(self, name: str) -> StageTimes:
         """Those of a stage."""
         found = self._stages.get(name)
         if found is None:
-            found = self._stages[name] = StageTimes(name, self.clock)
+            found = self._stages[name] = StageTimes(name, self.clock, self.listeners)
         return found
 
     def note_end(self, record: RawMessage, now: float) -> None:

@@ -206,14 +206,14 @@ class Worker:
         except Exception as error:
             ended = times.change(busy=-1)
             if not self._is_void(batch, error):
-                times.handling.add(ended - started, ended)
+                times.note(ended - started, ended)
                 await self._settle(batch, error)
             return
         except BaseException:
             times.change(busy=-1)
             raise
         ended = times.change(busy=-1)
-        times.handling.add(ended - started, ended)
+        times.note(ended - started, ended)
         if result is not None:
             mistake = TypeError(
                 f"handle_batch returned a {type(result).__name__}; it must return None: "

@@ -160,6 +160,16 @@ class Instrument:
         """
         return nullcontext()
 
+    def duration_measured(self, pipeline: Pipeline, stage: str, duration: float) -> None:
+        """How long a handler took, of the sample that `LatencyStatistics` tells of: nearly as
+        good for percentiles as `messages_processed`, at next to no cost.
+
+        Args:
+            pipeline: which one.
+            stage: "handle_message", or "handle_batch:NAME" for a batcher's.
+            duration: seconds.
+        """
+
     def messages_processed(
         self, pipeline: Pipeline, messages: Sequence[Message], durations: Sequence[float]
     ) -> None:

@@ -43,7 +43,7 @@ class OpenTelemetryMetrics(Instrument):
 
     - ``messaging.client.consumed.messages``: messages that arrived.
     - ``messaging.client.operation.duration``: of commits.
-    - ``messaging.process.duration``: of batches; of messages see `OpenTelemetryTraces`.
+    - ``messaging.process.duration``: of batches, and of a sample of messages.
 
     Args:
         meter_provider: the global one unless given.
@@ -113,13 +113,10 @@ class OpenTelemetryMetrics(Instrument):
         attributes[names.PARTITION] = str(partition)
         self._consumed.add(count, attributes)
 
-    def batch_processed(
-        self, pipeline: Pipeline, batch: Batch, *, duration: float, failed: int
-    ) -> None:
+    def duration_measured(self, pipeline: Pipeline, stage: str, duration: float) -> None:
         """See `Instrument`."""
         attributes = _operation(pipeline, "process", "process")
-        attributes[names.BATCHER] = batch.batcher
-        attributes[names.TRIGGER] = batch.trigger
+        attributes[names.STAGE] = stage
         self._processing.record(duration, attributes)
 
     def committed(
