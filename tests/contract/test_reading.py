@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from tests.contract._recorder import address, values
 from tests.contract._scene import Scene
@@ -200,3 +201,21 @@ async def test_end_offsets_are_asked_of_the_broker(kafka: Scene) -> None:
     }
     with pytest.raises(KafkaFailure, match="no-such-topic"):
         await member.client.end_offsets([TopicPartition("no-such-topic", 0)])
+
+
+async def test_timestamps_can_be_compared_to_the_clients_wall_clock(kafka: Scene) -> None:
+    member = await kafka.start_owner(1)
+    before = member.client.wall_time()
+    await kafka.produce(0, b"v")
+    (message,) = await member.read(1)
+    kind, milliseconds = message.timestamp()
+    assert kind == 1
+    # Clocks count in milliseconds here, and a machine's may be set meanwhile.
+    assert before - 0.1 <= milliseconds / 1000 <= member.client.wall_time() + 0.1
+
+
+async def test_the_client_is_polled_at_least_every_second(kafka: Scene) -> None:
+    member = await kafka.start_owner(1)
+    for _ in range(20):
+        assert member.client.since_poll() < 1.5
+        await trio.sleep(0.1)
