@@ -262,6 +262,7 @@ class Pipeline(Wiring):
             self._listener.ended_counts,
             failed=self._assignment.failed,
             retried=self._assignment.retried,
+            produced=self._outputs.sent.total(),
             busy=self._assignment.busy,
             started=self._assignment.started,
             batchers=self._assignment.batcher_statistics(),

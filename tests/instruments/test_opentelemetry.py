@@ -217,6 +217,30 @@ async def test_metrics_are_the_conventions_and_ours(
     }
 
 
+async def test_outputs_count_by_their_topics(autojump_clock: trio.testing.MockClock) -> None:
+    reader = InMemoryMetricReader()
+    instrument = OpenTelemetryMetrics(MeterProvider([reader]))
+    broker = FakeBroker(topics={"t": 1, "out": 1})
+    broker.produce("t", b"v", b"v")
+
+    async def handle(message: Message) -> None:
+        message.produce("out", value=b"1")
+        message.produce("out", value=b"2")
+
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=handle),
+        instruments=[instrument],
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+        (sent,) = points(reader)["messaging.client.sent.messages"]
+        assert pipeline.statistics().produced == 4
+    assert isinstance(sent, NumberDataPoint)
+    assert sent.value == 4
+    assert dict(sent.attributes or {})["messaging.destination.name"] == "out"
+
+
 async def test_an_exporters_thread_may_ask(autojump_clock: trio.testing.MockClock) -> None:
     reader = InMemoryMetricReader()
     instrument = OpenTelemetryMetrics(MeterProvider([reader]))

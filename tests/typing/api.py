@@ -333,6 +333,7 @@ async def use() -> None:
         assert_type(statistics.received, int)
         assert_type(statistics.retried, int)
         assert_type(statistics.dead_lettered, int)
+        assert_type(statistics.produced, int)
         assert_type(statistics.topics, tuple[TopicStatistics, ...])
         assert_type(statistics.stages, tuple[StageStatistics, ...])
         assert_type(statistics.stages[0].busy_s, float)

@@ -114,6 +114,7 @@ class PipelineStatistics:
         skipped: messages that failed and were acknowledged (see `Skip`).
         dead_lettered: messages that failed and are in a dead-letter topic (see `DeadLetter`).
         retried: times a failed message was to be tried again (see `Retry`).
+        produced: outputs and dead letters that have left, with their messages finished.
         in_flight: messages here and not finished.
         max_in_flight: how many there may be.
         in_flight_bytes: bytes of values held.
@@ -135,6 +136,7 @@ class PipelineStatistics:
     skipped: int
     dead_lettered: int
     retried: int
+    produced: int
     in_flight: int
     max_in_flight: int
     in_flight_bytes: int
@@ -202,6 +204,7 @@ def pipeline_statistics(
     *,
     failed: int,
     retried: int,
+    produced: int,
     busy: int,
     started: int,
     batchers: tuple[BatcherStatistics, ...],
@@ -217,6 +220,7 @@ def pipeline_statistics(
         ended: counts of those that have ended.
         failed: times a handler failed.
         retried: times a message was to be tried again.
+        produced: outputs that have left.
         busy: handlers running.
         started: messages that have started and are not finished.
         batchers: the batchers' own.
@@ -234,6 +238,7 @@ def pipeline_statistics(
         skipped=sum(topic.skipped for topic in topics),
         dead_lettered=sum(topic.dead_lettered for topic in topics),
         retried=retried,
+        produced=produced,
         in_flight=in_flight,
         max_in_flight=max_in_flight,
         in_flight_bytes=sum(state.unfinished_bytes for state in states),

@@ -6,6 +6,7 @@ flag is set.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
@@ -57,6 +58,7 @@ class Outputs:
 
     Attributes:
         is_transactional: whether offsets are committed by the producer.
+        sent: how many outputs have left, with their messages finished, by their topics.
         scope: cancelling it abandons the producer.
         closed: set while no producer runs.
     """
@@ -79,6 +81,7 @@ class Outputs:
         self._nursery: trio.Nursery
         self._answered = trio.lowlevel.ParkingLot()
         self._delivered: trio.Event | None = None
+        self.sent: Counter[str] = Counter()
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
         self.closed.set()
@@ -165,6 +168,8 @@ class Outputs:
         partition = leaving.segment.partition
         partition.leaving -= 1
         partition.output_bytes -= leaving.size
+        if leaving.flag:
+            self.sent.update(record.topic for record in leaving.records)
         self._answered.unpark()  # once for all that are answered together
         if self._delivered is not None:
             self._delivered.set()

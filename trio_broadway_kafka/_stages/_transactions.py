@@ -126,6 +126,7 @@ class Transactions(Outputs):
         if dead:
             self._pending = [one for one in self._pending if one.segment.partition.live]
             for one in dead:
+                one.flag = 0  # they have not left
                 self._note_left(one)
 
     def _judged(self, failure: KafkaFailure) -> KafkaFailure:

@@ -42,6 +42,7 @@ class OpenTelemetryMetrics(Instrument):
     same names after ``broadway_kafka.``. Nothing is done for a message.
 
     - ``messaging.client.consumed.messages``: messages that arrived.
+    - ``messaging.client.sent.messages``: outputs and dead letters that have left.
     - ``messaging.client.operation.duration``: of commits.
     - ``messaging.process.duration``: of batches, and of a sample of messages.
 
@@ -61,6 +62,7 @@ class OpenTelemetryMetrics(Instrument):
         self._operations = meter.create_histogram(
             names.OPERATION_DURATION, "s", explicit_bucket_boundaries_advisory=names.DURATIONS
         )
+        meter.create_observable_counter(names.SENT, [self._observe_sent], "{message}")
         for name, (text, labels) in COUNTERS.items():
             if name in _COUNTED:
                 ours = f"broadway_kafka.{name.removesuffix('_total')}"
@@ -84,6 +86,18 @@ class OpenTelemetryMetrics(Instrument):
             ]
 
         return lambda _: self._asking.ask(observe, list)
+
+    def _observe_sent(self, options: CallbackOptions) -> Iterable[Observation]:
+        def observe() -> list[Observation]:
+            return [
+                Observation(
+                    count, {**_operation(pipeline, "send", "send"), names.DESTINATION: topic}
+                )
+                for pipeline in self._pipelines
+                for topic, count in pipeline._outputs.sent.items()
+            ]
+
+        return self._asking.ask(observe, list)
 
     def pipeline_opened(self, pipeline: Pipeline) -> None:
         """See `Instrument`."""
