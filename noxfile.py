@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
     selection = ["-m", "not faults"]
     env: dict[str, str] = {}
     if os.environ.get("CI") == "true":
-        env["SIMULATION_SEEDS"] = "500"
+        env["SIMULATION_SEEDS"] = "300"
         if session.python != SUPPORTED[-1]:
             selection = ["-m", "not slow and not faults and not real_kafka and not local_kafka"]
             env["SIMULATION_SEEDS"] = "100"
