@@ -285,6 +285,7 @@ class Feeder:
 
     def _on_assign(self, consumer: Consumer, partitions: list[Native]) -> None:
         self._membership.has_joined = True
+        self._partitions.note_rebalance()
         # An empty list follows each revoke.
         if self.stopping or not partitions:
             return
@@ -301,6 +302,7 @@ class Feeder:
         if revoked and not self.stopping:
             self._drain(revoked)
         self._partitions.end(revoked)
+        self._partitions.note_rebalance()
 
     def _drain(self, revoked: list[Owned]) -> None:
         """Serve commands until all are released, on a clock of our own: trio may be blocked.

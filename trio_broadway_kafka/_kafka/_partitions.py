@@ -33,9 +33,10 @@ class Owned:
         seek: where the caller wants it to go on instead, until that is done.
         paused: whether the caller has it paused.
         stopped: whether it is paused inside librdkafka.
+        halted: whether a rebalance has halted it inside librdkafka, which was not undone yet.
     """
 
-    __slots__ = ("assigned", "end_due", "native", "next", "paused", "seek", "stopped")
+    __slots__ = ("assigned", "end_due", "halted", "native", "next", "paused", "seek", "stopped")
 
     def __init__(self, assigned: AssignedPartition, first: int | None) -> None:
         self.assigned = assigned
@@ -44,6 +45,7 @@ class Owned:
         self.seek: int | None = None
         self.paused = False
         self.stopped = False
+        self.halted = False
         self.end_due = 0.0
 
 
@@ -159,6 +161,16 @@ class Partitions:
             self._owned[place].seek = offset
         self._unsettled = True
 
+    def note_rebalance(self) -> None:
+        """What is assigned now was kept in a rebalance.
+
+        librdkafka pauses it meanwhile if there is a callback, and resumes it without a seek:
+        the next message would come up to a second later.
+        """
+        for owned in self._owned.values():
+            owned.halted = True
+        self._unsettled = True
+
     def end(self, ending: Iterable[Owned]) -> None:
         """End these epochs."""
         for owned in ending:
@@ -215,8 +227,9 @@ class Partitions:
             if owned.paused or self.resting:
                 if not owned.stopped:
                     stop.append(owned)
-            elif owned.stopped or owned.seek is not None:
+            elif owned.stopped or owned.seek is not None or owned.halted:
                 go.append(owned)
+            owned.halted = False
         if go:
             self._consumer.resume([owned.native for owned in go])
             for owned in go:
