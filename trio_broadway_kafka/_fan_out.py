@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import wraps
 from types import MethodType
@@ -233,16 +233,38 @@ class FanOut:
     ) -> Callable[[T], Awaitable[Any]]:
         @wraps(handle)
         async def handle_inside(argument: T) -> Any:
-            with ExitStack() as around:
-                for instrument, make in [*self._listeners[event]]:
-                    try:
-                        entered: Any = make(self._pipeline, argument)
-                        around.enter_context(entered)
-                    except Exception:
-                        self._note_failure(instrument, event)
-                return await handle(argument)
+            entered: list[tuple[Instrument, Any]] = []
+            for instrument, make in [*self._listeners[event]]:
+                try:
+                    context: Any = make(self._pipeline, argument)
+                    context.__enter__()
+                    entered.append((instrument, context))
+                except Exception:
+                    self._note_failure(instrument, event)
+            try:
+                result = await handle(argument)
+            except BaseException as error:
+                self._leave(entered, event, error)
+                raise
+            self._leave(entered, event, None)
+            return result
 
         return handle_inside
+
+    def _leave(
+        self,
+        entered: Sequence[tuple[Instrument, Any]],
+        event: str,
+        error: BaseException | None,
+    ) -> None:
+        """Not by an ExitStack: an instrument must neither change nor swallow what is raised."""
+        trace = None if error is None else error.__traceback__
+        for instrument, context in reversed(entered):
+            try:
+                context.__exit__(None if error is None else type(error), error, trace)
+            except Exception as raised:
+                if raised is not error:
+                    self._note_failure(instrument, event)
 
     # What handlers return goes through: the stages tell of the mistake.
 

@@ -144,10 +144,10 @@ def _find(
 
 def _attempt_in(batch: Batch, segment: Segment, index: int) -> int | None:
     """Which attempt of a message is in a batch, None if it is not there."""
-    for place, (where, at) in enumerate(batch._places()):
-        if where is segment and at == index:
-            item = batch._items[place]
-            if isinstance(item, Message):
-                return item.attempt
-            return item.attempt if isinstance(item, Retried) else 1
+    place = 0
+    for where, first, behind in batch._runs:  # not each message: this is asked every second
+        if where is segment and first <= index < behind:
+            item = batch._items[place + index - first]
+            return item.attempt if isinstance(item, Message | Retried) else 1
+        place += behind - first
     return None

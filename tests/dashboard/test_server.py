@@ -188,7 +188,7 @@ async def test_what_is_no_http_is_refused_and_the_next_one_is_served(rubbish: by
         await stream.send_all(rubbish)
         with trio.fail_after(5):
             answer = await stream.receive_some()
-        assert answer.startswith((b"HTTP/1.1 4", b""))
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
         await stream.aclose()
         assert (await ask(it.port, "/health")).status == 200
 

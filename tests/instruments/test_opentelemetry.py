@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import pytest
 import trio
 import trio.testing
@@ -22,6 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from trio_broadway_kafka import (
     Batch,
     Batcher,
+    Instrument,
     KafkaFailure,
     Message,
     Skip,
@@ -292,3 +296,35 @@ async def test_what_raises_around_a_handler_is_told_nothing_more(
         await pipeline.wait_caught_up()
     assert pipeline.statistics().succeeded == 2
     assert caplog.text.count("raised in around_message and is told nothing more") == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_raises_as_it_is_left_changes_nothing_for_the_message(
+    fails: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Instrument):
+        @contextmanager
+        def around_message(self, pipeline: object, message: Message) -> Generator[None]:
+            try:
+                yield
+            finally:
+                raise KeyError
+
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", b"v")
+
+    async def handle(message: Message) -> None:
+        if fails:
+            raise LookupError
+
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=handle, on_failure=Skip()),
+        instruments=[Broken()],
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+    statistics = pipeline.statistics()
+    assert (statistics.succeeded, statistics.skipped) == (not fails, fails)
+    assert ("LookupError" in caplog.text) is fails
+    assert "raised in around_message and is told nothing more" in caplog.text

@@ -156,7 +156,7 @@ async def test_each_metric_of_a_pipeline_has_its_value(
     assert sizes["default", "1", "timeout"] == 1
     assert sizes["default", "1", "size"] == 0
     assert sizes["default", "3", "size"] == sizes["default", "+Inf", "size"] == 1
-    assert of(found, "process_duration_seconds_count") == {("handle_message",): 4}
+    assert of(found, "process_duration_seconds_count") == {("handle_message",): 5}
     assert of(found, "end_to_end_latency_seconds_count") == {("t",): 2}
 
 

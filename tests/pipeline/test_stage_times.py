@@ -155,6 +155,23 @@ async def test_handling_and_end_to_end_have_percentiles(
     assert statistics.end_to_end.max == pytest.approx(1.0, abs=0.02)
 
 
+async def test_messages_that_waited_for_their_key_are_measured_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    broker = FakeBroker(topics={"t": 1})
+    broker.produce("t", *[b"v"] * 4, key=b"k")
+    async with open_pipeline(
+        client=broker.client(),
+        topics=["t"],
+        stages=Stages(handle_message=sleeping(1), concurrency=4),
+    ) as pipeline:
+        await pipeline.wait_caught_up()
+        statistics = pipeline.statistics()
+    assert statistics.stages[0].handling.total == 4
+    assert statistics.end_to_end is not None
+    assert statistics.end_to_end.max == pytest.approx(4, abs=0.1)
+
+
 async def test_of_a_batch_the_first_records_way_counts(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

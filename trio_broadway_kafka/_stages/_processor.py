@@ -135,7 +135,7 @@ class Processor:
     async def _handle_one(self, segment: Segment, index: int, message: Message) -> None:
         """Handle one message outside the loop."""
         try:
-            result = await self._shared.handle(message)
+            result = await self._shared.next_handle()(message)
         except Exception as error:
             segment.flags[index] = await self._failed(segment, index, message, error)
         else:
