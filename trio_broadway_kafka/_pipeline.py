@@ -214,12 +214,15 @@ class Pipeline(Wiring):
         Raises:
             trio.ClosedResourceError: the pipeline is closed.
         """
+        return self._retry_now(topic, partition, offset, is_last=False)
+
+    def _retry_now(self, topic: str, partition: int, offset: int, *, is_last: bool) -> bool:
         self._check_open()
         state = self._partitions.get(TopicPartition(topic, partition))
         workings = None if state is None else self._assignment.of(state)
         if state is None or workings is None:
             return False
-        return retry_now(workings, state, offset)
+        return retry_now(workings, state, offset, is_last=is_last)
 
     def give_up(self, topic: str, partition: int, offset: int) -> bool:
         """Let a message that waits to be tried again be tried once more, now, and no more: if
@@ -232,12 +235,7 @@ class Pipeline(Wiring):
         Raises:
             trio.ClosedResourceError: the pipeline is closed.
         """
-        if not self.retry_now(topic, partition, offset):
-            return False
-        workings = self._assignment.of(self._partitions[TopicPartition(topic, partition)])
-        assert workings is not None
-        workings.failures.giving_up.add((topic, partition, offset))
-        return True
+        return self._retry_now(topic, partition, offset, is_last=True)
 
     def since_poll(self) -> float:
         """Seconds since the client was polled last: at most about one, but in a revoke, which

@@ -88,17 +88,26 @@ def hot_keys_of(some: Iterable[Workings], count: int) -> tuple[HotKey, ...]:
     return tuple(heapq.nlargest(count, found, key=lambda one: one.waiting))
 
 
-def retry_now(workings: Workings, state: PartitionOffsets, offset: int) -> bool:
-    """Let a message that waits to be tried again be tried now; False if it does not wait."""
-    for item, (segment, _, index) in _retried(workings, state):
+def retry_now(
+    workings: Workings, state: PartitionOffsets, offset: int, *, is_last: bool = False
+) -> bool:
+    """Let a message that waits to be tried again be tried now; False if it does not wait.
+
+    With `is_last` no more attempts follow, where its policy has something else to follow.
+    """
+    raw: Any
+    for item, (segment, raw, index) in _retried(workings, state):
         if segment.offset_of(index) == offset:
+            raw.is_last = raw.is_last or is_last
             workings.lanes.retries.hasten(item, 0.0)
             workings.retrier.note_waiting()
             return True
     for stage in workings.batchers.stages.values():
         for _, _, batch in stage.batches._again:
-            for segment, index in batch._places():
+            for item, (segment, index) in zip(batch._items, batch._places(), strict=True):
                 if segment.partition is state and segment.offset_of(index) == offset:
+                    raw = item._raw if isinstance(item, Message) else item
+                    raw.is_last = raw.is_last or is_last
                     stage.batches.hasten(batch)
                     stage.changed()
                     return True

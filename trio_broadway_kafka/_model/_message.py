@@ -320,10 +320,12 @@ class Retried(_Wrapped):
 
     Attributes:
         attempt: which attempt comes next, from 2.
+        is_last: whether somebody has asked that no more follow.
     """
 
-    __slots__ = ("attempt",)
+    __slots__ = ("attempt", "is_last")
 
     def __init__(self, record: RawMessage, attempt: int) -> None:
         super().__init__(record)
         self.attempt = attempt
+        self.is_last = False

@@ -11,7 +11,7 @@ import trio
 from trio_broadway_kafka._model._batch import Failed
 from trio_broadway_kafka._model._dead_letters import dead_letter
 from trio_broadway_kafka._model._errors import ConfigError
-from trio_broadway_kafka._model._message import Message
+from trio_broadway_kafka._model._message import Message, Retried
 from trio_broadway_kafka._model._offsets import PartitionOffsets
 from trio_broadway_kafka._model._policies import (
     POLICIES,
@@ -75,8 +75,6 @@ class Failures:
         self._succeeded_before = -1
         self._handle_failed = handle_failed
         self._told = told
-        # Places of messages that are not to be tried again once they have failed once more.
-        self.giving_up: set[tuple[str, int, int]] = set()
         self.failed = 0
         self.retried = 0
 
@@ -163,11 +161,8 @@ class Failures:
                 f"on_failure returned {chosen!r} for {message!r}; it must return a policy such "
                 "as Stop() or Skip()"
             ) from error
-        if self.giving_up:
-            place = (message.topic, message.partition, message.offset)
-            if place in self.giving_up:
-                self.giving_up.discard(place)
-                chosen = last_of(chosen)
+        if isinstance(message._raw, Retried) and message._raw.is_last:
+            chosen = last_of(chosen)
         chosen = self._turn_of(chosen, message, error)
         if self._told is not None:
             self._told(message, chosen, stage)
