@@ -56,7 +56,8 @@ def snapshot(
                 *("in_flight", "max_in_flight", "in_flight_bytes", "busy", "queued"),
             )
         },
-        # What a crash now would hand out again: finished, and not committed yet.
+        # At most so many would be handed out again after a crash now: finished beyond the
+        # committed offsets. What the offset maps tell of is not.
         "again_after_crash": sum(one["uncommitted"] for one in partitions),
         "stages": [
             {

@@ -115,7 +115,7 @@ function drawFigures(it) {
     [duration(it.end_to_end?.p99 ?? null), "p99, record to finished"],
     [count(lag), `lag${behind > 0 ? `, ${duration(behind)} behind` : ""}`],
     [count(it.counts.in_flight), `in flight, of ${count(it.counts.max_in_flight)}`],
-    [count(it.again_after_crash), "again after a crash now"],
+    [count(it.again_after_crash), "at most again after a crash"],
     [count(it.counts.succeeded), "succeeded since opening"],
     [count(it.counts.failed), `failures, ${count(it.counts.retried)} retried`],
     [count(it.counts.dead_lettered + it.counts.skipped), `given up, ${count(it.counts.dead_lettered)} dead letters`],
