@@ -265,7 +265,7 @@ def show_top(now: dict[str, Any], before: dict[str, Any] | None) -> None:
     lag = sum(one["lag"] or 0 for one in now["partitions"])
     console.print(
         f"{rate('succeeded')} messages/s, lag {lag:,}, {counts['in_flight']:,} in flight, "
-        f"{counts['failed']:,} failures, {now['again_after_crash']:,} at most again after a crash"
+        f"{counts['failed']:,} failures; after a crash {now['again_after_crash']:,} again at most"
     )
     console.print()
     stages = Table(box=None, pad_edge=False, header_style="bold")
