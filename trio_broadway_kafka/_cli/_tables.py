@@ -265,7 +265,8 @@ def show_top(now: dict[str, Any], before: dict[str, Any] | None) -> None:
     lag = sum(one["lag"] or 0 for one in now["partitions"])
     console.print(
         f"{rate('succeeded')} messages/s, lag {lag:,}, {counts['in_flight']:,} in flight, "
-        f"{counts['failed']:,} failures; after a crash {now['again_after_crash']:,} again at most"
+        f"{counts['failed']:,} failures, "
+        f"at most {now['again_after_crash']:,} again after a crash"
     )
     console.print()
     stages = Table(box=None, pad_edge=False, header_style="bold")
